@@ -1,0 +1,94 @@
+"""Reading and writing array files: data only, never half-written."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from formulations.errors import InputError, nearest
+
+
+def read_arrays(path: str | Path, schema: str, known: Collection[str]) -> dict[str, NDArray[Any]]:
+    """All arrays of the `.npz` at `path`, without `schema` itself.
+
+    Raises:
+        InputError: no such file, not an npz, truncated, pickled content, another schema, or an
+            array whose name is not in `known` (a misspelt option must not be ignored in silence).
+    """
+    path = Path(path)
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        if not isinstance(loaded, np.lib.npyio.NpzFile):
+            raise InputError(f"{path}: holds one bare array; a {schema} file is an .npz of named arrays")
+        with loaded:
+            arrays = {name: loaded[name] for name in loaded.files}
+    except InputError:
+        raise
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; check the path") from None
+    except (OSError, EOFError, zipfile.BadZipFile, zlib.error, MemoryError, NotImplementedError) as error:
+        reason = error if isinstance(error, OSError) else f"truncated or damaged ({error})"
+        raise InputError(f"{path}: cannot be read as .npz: {reason}; write the file again") from None
+    except (ValueError, KeyError, SyntaxError, RuntimeError) as error:
+        raise InputError(
+            f"{path}: cannot be read as .npz ({error}); write it with numpy.savez and no object arrays"
+        ) from None
+    found = arrays.pop("schema", None)
+    if found is None or found.shape != () or str(found) != schema:
+        said = "has no array 'schema'" if found is None else f"says schema {str(found)!r}"
+        raise InputError(f"{path}: {said}, needs {schema!r}; is this the right kind of file?")
+    for name in arrays:
+        if name not in known:
+            raise InputError(f"{path}: unknown array {name!r}; {nearest(name, known)}")
+    return arrays
+
+
+def write_arrays(path: str | Path, schema: str, arrays: Mapping[str, Any]) -> None:
+    """Write `arrays` and `schema` as a compressed `.npz`, under a temporary name first.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+
+    def save(file: IO[bytes]) -> None:
+        # savez would take an array called `file` for its own argument; no field has that name.
+        np.savez_compressed(file, schema=np.array(schema), **arrays)
+
+    write_file(path, save)
+
+
+def write_file(path: str | Path, save: Callable[[IO[bytes]], None]) -> None:
+    """Call `save` on a temporary file beside `path`, then rename it to `path`.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    path = Path(path)
+    temporary: str | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(prefix=path.name + ".", suffix=".tmp", dir=path.parent)
+        with os.fdopen(descriptor, "wb") as file:
+            save(file)
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+        temporary = None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror}); choose a folder you may write to") from None
+    finally:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,101 @@
+"""A mixed-integer linear program as plain arrays: all that a backend sees of a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.sparse
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class MilpData:
+    """min cost·v + offset  subject to  row_lower ≤ matrix·v ≤ row_upper, col_lower ≤ v ≤ col_upper.
+
+    Attributes:
+        cost, col_lower, col_upper: n.
+        offset: added to the objective.
+        matrix: m×n, compressed by rows.
+        row_lower, row_upper: m; infinite where open.
+        integer: n; the column must be integral.
+        columns: n; (variable family, index) of each column, as in the Pyomo model it came from.
+        rows: m; (row family, index) of each row.
+    """
+
+    cost: FloatArray
+    offset: float
+    matrix: scipy.sparse.csr_matrix
+    row_lower: FloatArray
+    row_upper: FloatArray
+    col_lower: FloatArray
+    col_upper: FloatArray
+    integer: NDArray[np.bool_]
+    columns: tuple[tuple[str, Any], ...]
+    rows: tuple[tuple[str, Any], ...]
+
+    @property
+    def num_columns(self) -> int:
+        return len(self.columns)
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.rows)
+
+    def decode(self, values: FloatArray) -> dict[str, dict[Any, float]]:
+        """Column values by variable family and index.
+
+        A variable that occurs in no row and no cost has no column and is absent here.
+        """
+        families: dict[str, dict[Any, float]] = {}
+        for (family, index), value in zip(self.columns, values.tolist(), strict=True):
+            families.setdefault(family, {})[index] = value
+        return families
+
+    def encode(self, families: dict[str, dict[Any, float]]) -> FloatArray:
+        """Column values from values by family and index; 0 where nothing is given."""
+        return np.array([families.get(family, {}).get(index, 0.0) for family, index in self.columns], dtype=np.float64)
+
+    def dual_objective(self, row_dual: FloatArray) -> float:
+        """The Lagrangian bound of any row multipliers: valid whatever solver they came from.
+
+        With all columns bounded, min over the box of (cost − dual·matrix)·v + dual·rows bounds the
+        LP, hence the MIP, from below (Neumaier and Shcherbina 2004, eq. 2.3, without the directed
+        rounding: the caller allows for that).
+        """
+        dual = np.where(np.isinf(self.row_lower), np.minimum(row_dual, 0.0), row_dual)
+        dual = np.where(np.isinf(self.row_upper), np.maximum(dual, 0.0), dual)
+        reduced = self.cost - self.matrix.T @ dual
+        return self.offset + _least(dual, self.row_lower, self.row_upper) + _least(reduced, self.col_lower, self.col_upper)
+
+
+def _least(slope: FloatArray, lower: FloatArray, upper: FloatArray) -> float:
+    """Σ min slope·v over lower ≤ v ≤ upper; a slope of 0 costs nothing, whatever the bounds."""
+    up, down = slope > 0, slope < 0
+    return float(np.dot(slope[up], lower[up]) + np.dot(slope[down], upper[down]))
+
+
+def compile_model(model: Any) -> MilpData:
+    """The arrays of a Pyomo model with one active linear objective, minimised."""
+    from pyomo.repn.plugins.standard_form import LinearStandardFormCompiler
+
+    form = LinearStandardFormCompiler().write(model, mixed_form=True, set_sense=None)
+    bound_type = np.array([row.bound_type for row in form.rows], dtype=np.int8)
+    rhs = np.asarray(form.rhs, dtype=np.float64)
+    lower = [-np.inf if var.lb is None else float(var.lb) for var in form.columns]
+    upper = [np.inf if var.ub is None else float(var.ub) for var in form.columns]
+    return MilpData(
+        cost=np.asarray(form.c.todense(), dtype=np.float64).ravel(),
+        offset=float(form.c_offset[0]),
+        matrix=scipy.sparse.csr_matrix(form.A),
+        row_lower=np.where(bound_type <= 0, rhs, -np.inf),
+        row_upper=np.where(bound_type >= 0, rhs, np.inf),
+        col_lower=np.array(lower, dtype=np.float64),
+        col_upper=np.array(upper, dtype=np.float64),
+        integer=np.array([not var.is_continuous() for var in form.columns], dtype=bool),
+        columns=tuple((var.parent_component().name, var.index()) for var in form.columns),
+        rows=tuple((row.constraint.parent_component().name, row.constraint.index()) for row in form.rows),
+    )

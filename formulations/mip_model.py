@@ -1,0 +1,146 @@
+"""What the MIP formulations of a layer problem share: how one is built, and how answers go in and out.
+
+Variable families: x[i, p] neuron i sits on worker p; u[j, p] input j is sent to worker p ≠ o(j);
+y[i, j, p] neuron i sits on p without its input j. A formulation may add more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from formulations.assignment import Assignment
+from formulations.errors import InputError
+from formulations.milp import FloatArray, MilpData
+from formulations.problem import LayerProblem
+
+RowFamily = Callable[[Any, LayerProblem], None]
+
+
+@dataclass(frozen=True)
+class Formulation:
+    """A way to write a layer problem as a MIP.
+
+    Attributes:
+        name: for tables and messages.
+        add_variables: adds the variables to a Pyomo model.
+        parts: add the objective and one row family each, in this order.
+    """
+
+    name: str
+    add_variables: RowFamily
+    parts: tuple[RowFamily, ...]
+
+    def why_not(self, problem: LayerProblem) -> str | None:
+        """Why this formulation cannot express `problem`; None where it can."""
+        if problem.communication != "inputs":
+            return f"the {self.name} formulation has no rows for communication {problem.communication!r}"
+        if not problem.messages_follow_placement:
+            return f"the {self.name} formulation has no rows for limits, budgets or objective {problem.objective!r}"
+        return None
+
+    def build(self, problem: LayerProblem, before_part: Callable[[str], None] = lambda name: None) -> Any:
+        """The Pyomo model.
+
+        Args:
+            before_part: called with the name of each part before it is built; may raise to stop.
+
+        Raises:
+            InputError: the formulation cannot express `problem`.
+        """
+        import pyomo.environ as pyo
+
+        reason = self.why_not(problem)
+        if reason:
+            raise InputError(f"problem {problem.name!r}: {reason}")
+        model = pyo.ConcreteModel(name=f"{problem.name}.{self.name}")
+        with _collector_paused():
+            for part in (self.add_variables, *self.parts):
+                before_part(part.__name__)
+                part(model, problem)
+        return model
+
+
+@contextlib.contextmanager
+def _collector_paused() -> Iterator[None]:
+    """No cyclic garbage collection: a model is all live objects, and walking them doubles the time to build it."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def remote_pairs(problem: LayerProblem) -> list[tuple[int, int]]:
+    """(j, p) with p ≠ o(j), in order."""
+    return [(int(j), int(p)) for j, p in np.argwhere(problem.remote)]
+
+
+def gains(problem: LayerProblem) -> list[dict[int, int]]:
+    """Per input j, the neurons that gain by keeping their weight to it: {i: g_ij > 0}."""
+    by_input: list[dict[int, int]] = [{} for _ in range(problem.num_inputs)]
+    for j, i in np.argwhere(problem.gain.T > 0).tolist():
+        by_input[j][i] = int(problem.gain[i, j])
+    return by_input
+
+
+def decode_placement(problem: LayerProblem, data: MilpData, values: FloatArray) -> NDArray[np.int64]:
+    """The worker of each neuron in a solution's column values.
+
+    Raises:
+        ValueError: x is not one worker per neuron.
+    """
+    placed = np.zeros((problem.num_neurons, problem.num_workers), dtype=bool)
+    for index, value in data.decode(np.rint(values))["x"].items():
+        placed[index] = value == 1
+    num_homes = placed.sum(axis=1)
+    if np.any(num_homes != 1):
+        i = int(np.flatnonzero(num_homes != 1)[0])
+        raise ValueError(f"neuron {i} sits on {num_homes[i]} workers in the solution")
+    return placed.argmax(axis=1).astype(np.int64)
+
+
+def decode_assignment(problem: LayerProblem, data: MilpData, values: FloatArray) -> Assignment:
+    """The assignment in a solution's column values.
+
+    Raises:
+        ValueError: x is not one worker per neuron.
+    """
+    sent = np.zeros((problem.num_inputs, problem.num_workers), dtype=bool)
+    for index, value in data.decode(np.rint(values)).get("u", {}).items():
+        sent[index] = value == 1
+    return Assignment(decode_placement(problem, data, values), sent=sent, problem_digest=problem.digest)
+
+
+def encode_assignment(problem: LayerProblem, data: MilpData, assignment: Assignment) -> FloatArray:
+    """Column values of an assignment with its messages filled in."""
+    worker, sent = assignment.worker, assignment.sent
+    assert sent is not None
+    held_PK = np.zeros_like(problem.capacity)
+    np.add.at(held_PK, worker, problem.load)
+    rest = problem.gain == 0
+
+    def value(family: str, index: Any) -> float:
+        if family == "x":
+            return float(worker[index[0]] == index[1])
+        if family == "u":
+            return float(sent[index])
+        if family == "y":
+            i, j, p = index
+            return float(worker[i] == p and not sent[j, p])
+        if family == "held":
+            return float(held_PK[index])
+        if family == "y_rest":
+            j, p, k = index
+            return 0.0 if sent[j, p] else float(problem.load[(worker == p) & rest[:, j], k].sum())
+        raise KeyError(family)
+
+    return np.array([value(family, index) for family, index in data.columns], dtype=np.float64)

@@ -1,0 +1,452 @@
+"""One layer to be placed: what it costs to prune, keep, send and place, and what workers can hold.
+
+Shapes: N output neurons, M inputs, P workers, K resources.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from formulations import scaling, validation
+from formulations.errors import InputError
+from formulations.files import read_arrays, write_arrays
+from formulations.scaling import Scaling
+
+IntArray = NDArray[np.int64]
+
+SCHEMA = "layer-problem/1"
+COMMUNICATION = ("inputs", "partials", "per_weight")
+OBJECTIVES = ("weighted", "traffic", "error")
+NO_LIMIT = -1
+_COSTS = ("prune_cost", "keep_cost", "send_cost", "place_cost", "objective_constant", "partial_cost")
+#: What `problem_digest` covers, in this order. Names and the scale are not part of the mathematics.
+_DIGESTED = (
+    "prune_cost",
+    "input_worker",
+    "send_cost",
+    "keep_cost",
+    "objective_constant",
+    "place_cost",
+    "load",
+    "capacity",
+    "min_load",
+    "input_bytes",
+    "ingress_capacity",
+    "egress_capacity",
+    "link_capacity",
+    "kept_weight_capacity",
+    "partial_cost",
+    "partial_bytes",
+    "communication",
+    "objective",
+    "error_budget",
+    "traffic_budget",
+)
+_FILE_ONLY = ("scale", "rounding_bound", "num_zeroed")
+_FIELDS = (*_DIGESTED, "resource_names", "worker_names", "name")
+
+
+@dataclass(frozen=True, init=False, eq=False, repr=False)
+class LayerProblem:
+    """A layer problem, validated and integral; every default is expanded (docs/design.md, The problem).
+
+    Costs may be given as floats; then all of them are multiplied by one power of two and rounded
+    (`scaling`). Given as integers they are taken as they are. Arrays are read-only.
+
+    Attributes:
+        prune_cost: N×M, ≥ 0; what it costs the model to zero weight (i, j).
+        input_worker: M; the worker that holds input j.
+        send_cost: M×P, ≥ 0, 0 at the owner; what it costs to send input j to worker p once.
+        keep_cost: ≥ 0; what it costs to keep one weight.
+        objective_constant: added to every objective.
+        place_cost: N×P, any sign.
+        load, capacity, min_load: N×K, P×K, P×K; resource use, and what a worker may hold.
+        input_bytes: M; bytes of input j on the wire, per example.
+        ingress_capacity, egress_capacity, link_capacity: P, P, P×P; bytes per example, −1 = no limit.
+        kept_weight_capacity: P; kept matrix entries, −1 = no limit.
+        communication: `inputs`, `partials` or `per_weight`.
+        objective: `weighted`, `traffic` (needs error_budget) or `error` (needs traffic_budget).
+        error_budget, traffic_budget: at most this much Σ a_ij (1 − z_ij), this many bytes; or None.
+        partial_cost, partial_bytes: N×P×P (neuron, from, to), N; all 0 and 4 where not given.
+        scaling: what the integers mean in the caller's unit.
+    """
+
+    prune_cost: IntArray
+    input_worker: IntArray
+    send_cost: IntArray
+    keep_cost: int
+    objective_constant: int
+    place_cost: IntArray
+    load: IntArray
+    capacity: IntArray
+    min_load: IntArray
+    input_bytes: IntArray
+    ingress_capacity: IntArray
+    egress_capacity: IntArray
+    link_capacity: IntArray
+    kept_weight_capacity: IntArray
+    communication: str
+    objective: str
+    error_budget: int | None
+    traffic_budget: int | None
+    partial_cost: IntArray
+    partial_bytes: IntArray
+    resource_names: tuple[str, ...]
+    worker_names: tuple[str, ...]
+    name: str
+    scaling: Scaling
+
+    def __init__(
+        self,
+        prune_cost: ArrayLike,
+        input_worker: ArrayLike,
+        send_cost: ArrayLike | None = None,
+        *,
+        keep_cost: ArrayLike = 0,
+        objective_constant: ArrayLike = 0,
+        place_cost: ArrayLike | None = None,
+        load: ArrayLike | None = None,
+        capacity: ArrayLike | None = None,
+        min_load: ArrayLike | None = None,
+        input_bytes: ArrayLike | None = None,
+        ingress_capacity: ArrayLike | None = None,
+        egress_capacity: ArrayLike | None = None,
+        link_capacity: ArrayLike | None = None,
+        kept_weight_capacity: ArrayLike | None = None,
+        communication: str = "inputs",
+        objective: str = "weighted",
+        error_budget: ArrayLike | None = None,
+        traffic_budget: ArrayLike | None = None,
+        partial_cost: ArrayLike | None = None,
+        partial_bytes: ArrayLike | None = None,
+        resource_names: ArrayLike | None = None,
+        worker_names: ArrayLike | None = None,
+        name: str = "layer",
+        scaling: Scaling | None = None,
+    ) -> None:
+        """Validate, expand defaults, scale.
+
+        Args:
+            scaling: with float costs, the scale to use instead of the largest that fits; with
+                integer costs, what they already are.
+
+        Raises:
+            InputError: naming the problem, the array, the entry and what to do.
+        """
+        given = {key: value for key, value in locals().items() if key not in ("self", "scaling")}
+        given = {key: value for key, value in given.items() if value is not None}
+        try:
+            values, found_scaling = _complete(given, scaling)
+        except InputError as error:
+            raise InputError(f"problem {name!r}: {error}") from None
+        for key in _FIELDS:
+            value = values[key]
+            if isinstance(value, np.ndarray):
+                value.flags.writeable = False
+            object.__setattr__(self, key, value)
+        object.__setattr__(self, "scaling", found_scaling)
+
+    def __repr__(self) -> str:
+        return (
+            f"LayerProblem({self.name!r}, {self.num_neurons}×{self.num_inputs} on {self.num_workers} workers, "
+            f"{self.communication}, digest {self.digest[:12]})"
+        )
+
+    @property
+    def num_neurons(self) -> int:
+        return int(self.prune_cost.shape[0])
+
+    @property
+    def num_inputs(self) -> int:
+        return int(self.prune_cost.shape[1])
+
+    @property
+    def num_workers(self) -> int:
+        return int(self.send_cost.shape[1])
+
+    @property
+    def num_resources(self) -> int:
+        return int(self.load.shape[1])
+
+    @property
+    def scale(self) -> float:
+        return self.scaling.scale
+
+    @functools.cached_property
+    def gain(self) -> IntArray:
+        """g_ij = max(0, a_ij − κ), N×M: what keeping weight (i, j) saves."""
+        return np.maximum(0, self.prune_cost - self.keep_cost)
+
+    @functools.cached_property
+    def remote(self) -> NDArray[np.bool_]:
+        """M×P: worker p does not hold input j itself."""
+        return self.input_worker[:, None] != np.arange(self.num_workers)[None, :]
+
+    @property
+    def base_cost(self) -> int:
+        """C0 = constant + Σ min(a_ij, κ): paid by every assignment of a `weighted` problem."""
+        return self.objective_constant + int(np.minimum(self.prune_cost, self.keep_cost).sum())
+
+    @property
+    def messages_follow_placement(self) -> bool:
+        """Only rows (1)–(3) bind, so the best messages follow from the placement (docs/design.md, Reduced forms)."""
+        limits = (self.ingress_capacity, self.egress_capacity, self.kept_weight_capacity, self.link_capacity)
+        return (
+            self.objective == "weighted"
+            and self.error_budget is None
+            and self.traffic_budget is None
+            and all(bool(np.all(limit == NO_LIMIT)) for limit in limits)
+        )
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """SHA-256 (hex) over the integer problem with all defaults expanded, in a fixed order and layout."""
+        digest = hashlib.sha256(SCHEMA.encode())
+        for key in _DIGESTED:
+            value = getattr(self, key)
+            if isinstance(value, str):
+                text, body = "str", value.encode()
+            else:
+                array = np.asarray(NO_LIMIT if value is None else value, dtype="<i8")
+                text, body = str(array.shape), np.ascontiguousarray(array).tobytes()
+            digest.update(f"\n{key} {text} {len(body)}\n".encode())
+            digest.update(body)
+        return digest.hexdigest()
+
+    @classmethod
+    def read(cls, path: str | Path) -> LayerProblem:
+        """Read a `layer-problem/1` file. Costs in it may be floats; they are scaled.
+
+        Raises:
+            InputError: the file cannot be read or does not describe a problem.
+        """
+        arrays = read_arrays(path, SCHEMA, (*_FIELDS, *_FILE_ONLY))
+        try:
+            scaling_given = _scaling_from_file(arrays)
+            for key in ("communication", "objective", "name"):
+                if key in arrays:
+                    arrays[key] = _text(key, arrays[key])
+            for key in ("prune_cost", "input_worker"):
+                if key not in arrays:
+                    raise InputError(f"array {key!r} is missing")
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
+        arrays.setdefault("name", _text("name", np.array(Path(path).stem)))
+        try:
+            return cls(**arrays, scaling=scaling_given)  # type: ignore[arg-type]
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
+
+    def write(self, path: str | Path) -> None:
+        """Write the integer problem, all defaults expanded.
+
+        Raises:
+            InputError: the folder cannot be written.
+        """
+        arrays: dict[str, Any] = {key: getattr(self, key) for key in _FIELDS}
+        arrays = {key: np.asarray(value) for key, value in arrays.items() if value is not None}
+        for key in _FILE_ONLY:
+            arrays[key] = np.asarray(getattr(self.scaling, key))
+        write_arrays(path, SCHEMA, arrays)
+
+
+def _complete(given: dict[str, Any], scaling_given: Scaling | None) -> tuple[dict[str, Any], Scaling]:
+    """All fields from those given: checked, defaults expanded, costs as integers."""
+    for key, choices in (("communication", COMMUNICATION), ("objective", OBJECTIVES)):
+        if given[key] not in choices:
+            raise InputError(f"{key} is {given[key]!r}; choose from {', '.join(choices)}")
+    if not isinstance(given["name"], str) or not given["name"]:
+        raise InputError(f"name is {given['name']!r}; give a string that is not empty")
+    costs = {key: validation.numeric_array(key, given[key]) for key in _COSTS if key in given}
+    num_neurons, num_inputs, num_workers = _sizes(costs)
+    _complete_costs(costs, num_neurons, num_inputs, num_workers, given["communication"])
+    values: dict[str, Any] = dict(given)
+    values["input_worker"] = _input_worker(given["input_worker"], num_inputs, num_workers)
+    owner_cost = costs["send_cost"][np.arange(num_inputs), values["input_worker"]]
+    if owner_cost.any():
+        j = int(np.flatnonzero(owner_cost)[0])
+        owner = int(values["input_worker"][j])
+        raise InputError(f"send_cost[{j},{owner}] is {owner_cost[j]}; input {j} lives on worker {owner}, so it must be 0")
+    values["worker_names"] = validation.names_tuple("worker_names", given.get("worker_names"), "w", num_workers)
+    values.update(_loads(given, num_neurons, num_workers))
+    values.update(_limits(given, num_neurons, num_inputs, num_workers))
+    budget = given.get("error_budget")
+    costs["error_budget"] = validation.numeric_array("error_budget", 0 if budget is None else budget)
+    validation.check_shape("error_budget", costs["error_budget"], (), "a scalar")
+    validation.check_at_least("error_budget", costs["error_budget"], 0)
+    if given["objective"] == "traffic" and budget is None:
+        raise InputError("objective 'traffic' does not count lost weights; give an error_budget")
+    if given["objective"] == "error" and values["traffic_budget"] is None:
+        raise InputError("objective 'error' does not count messages; give a traffic_budget")
+    integers, found_scaling = _integral(costs, given["communication"], scaling_given)
+    values.update(integers)
+    values["error_budget"] = None if budget is None else int(integers["error_budget"])
+    for key in ("keep_cost", "objective_constant"):
+        values[key] = int(integers[key])
+    return values, found_scaling
+
+
+def _sizes(costs: dict[str, NDArray[Any]]) -> tuple[int, int, int]:
+    if costs["prune_cost"].ndim != 2 or costs["prune_cost"].shape[0] < 1:
+        raise InputError(f"prune_cost has shape {costs['prune_cost'].shape}; needs neurons × inputs, at least 1 neuron")
+    num_neurons, num_inputs = costs["prune_cost"].shape
+    if "send_cost" in costs:
+        source, array = "send_cost", costs["send_cost"]
+        if array.ndim != 2 or array.shape[0] != num_inputs:
+            raise InputError(f"send_cost has shape {array.shape}; {num_inputs} inputs need ({num_inputs}, workers)")
+    elif "partial_cost" in costs:
+        source, array = "partial_cost", costs["partial_cost"]
+    else:
+        raise InputError("send_cost is missing; give inputs × workers (only 'partials' can do without)")
+    num_workers = array.shape[1] if array.ndim >= 2 else 0
+    if num_workers < 1:
+        raise InputError(f"{source} has shape {array.shape}; at least 1 worker is needed")
+    return num_neurons, num_inputs, num_workers
+
+
+def _complete_costs(
+    costs: dict[str, NDArray[Any]], num_neurons: int, num_inputs: int, num_workers: int, communication: str
+) -> None:
+    if "send_cost" not in costs and communication != "partials":
+        raise InputError(f"send_cost is missing; communication {communication!r} needs it")
+    if "partial_cost" not in costs and communication == "partials":
+        raise InputError("partial_cost is missing; communication 'partials' needs it")
+    costs.setdefault("send_cost", np.zeros((num_inputs, num_workers), dtype=np.int64))
+    costs.setdefault("place_cost", np.zeros((num_neurons, num_workers), dtype=np.int64))
+    partial = costs.get("partial_cost", np.zeros((num_neurons, num_workers), dtype=np.int64))
+    if partial.ndim == 2:
+        validation.check_shape("partial_cost", partial, (num_neurons, num_workers), "neuron × from")
+        partial = np.repeat(partial[:, :, None], num_workers, axis=2)
+    costs["partial_cost"] = partial.copy()
+    for key, shape, meaning in (
+        ("send_cost", (num_inputs, num_workers), f"{num_inputs} inputs × {num_workers} workers"),
+        ("place_cost", (num_neurons, num_workers), f"{num_neurons} neurons × {num_workers} workers"),
+        ("partial_cost", (num_neurons, num_workers, num_workers), "neuron × from × to"),
+        ("keep_cost", (), "a scalar"),
+        ("objective_constant", (), "a scalar"),
+    ):
+        validation.check_shape(key, costs[key], shape, meaning)
+    for key in ("prune_cost", "send_cost", "keep_cost", "partial_cost"):
+        validation.check_at_least(key, costs[key], 0)
+    costs["partial_cost"][:, np.arange(num_workers), np.arange(num_workers)] = 0  # nobody sends to itself
+
+
+def _input_worker(value: ArrayLike, num_inputs: int, num_workers: int) -> IntArray:
+    owner = validation.integer_array("input_worker", value)
+    validation.check_shape("input_worker", owner, (num_inputs,), f"one owner for each of {num_inputs} inputs")
+    bad = (owner < 0) | (owner >= num_workers)
+    if bad.any():
+        j = int(np.flatnonzero(bad)[0])
+        raise InputError(f"input_worker[{j}] is {owner[j]}; there are {num_workers} workers, 0..{num_workers - 1}")
+    return owner
+
+
+def _loads(given: dict[str, Any], num_neurons: int, num_workers: int) -> dict[str, Any]:
+    if "capacity" in given:
+        capacity = validation.integer_array("capacity", given["capacity"])
+        if capacity.ndim != 2 or capacity.shape[0] != num_workers:
+            raise InputError(f"capacity has shape {capacity.shape}; needs workers × resources, {num_workers} rows")
+        min_load = validation.integer_array("min_load", given.get("min_load", np.zeros_like(capacity)))
+    else:
+        for key in ("load", "min_load"):
+            if key in given:
+                raise InputError(f"{key} is given without capacity; give both")
+        capacity = np.full((num_workers, 1), -(-num_neurons // num_workers), dtype=np.int64)
+        min_load = np.full((num_workers, 1), num_neurons // num_workers, dtype=np.int64)
+    num_resources = capacity.shape[1]
+    load = validation.integer_array("load", given.get("load", np.ones((num_neurons, num_resources), dtype=np.int64)))
+    validation.check_shape("load", load, (num_neurons, num_resources), f"{num_neurons} neurons × resources")
+    validation.check_shape("min_load", min_load, capacity.shape, "workers × resources, as in capacity,")
+    names = given.get("resource_names")
+    if names is None and num_resources == 1 and bool(np.all(load == 1)):
+        names = ["neurons"]
+    arrays = {"load": load, "capacity": capacity, "min_load": min_load}
+    for key, array in arrays.items():
+        validation.check_at_least(key, array, 0)
+        _refuse_overflow(key, float(array.sum(dtype=np.float64)))
+    return {**arrays, "resource_names": validation.names_tuple("resource_names", names, "resource", num_resources)}
+
+
+def _limits(given: dict[str, Any], num_neurons: int, num_inputs: int, num_workers: int) -> dict[str, Any]:
+    limits: dict[str, Any] = {}
+    for key, shape, default, minimum in (
+        ("input_bytes", (num_inputs,), 4, 0),
+        ("partial_bytes", (num_neurons,), 4, 0),
+        ("ingress_capacity", (num_workers,), NO_LIMIT, NO_LIMIT),
+        ("egress_capacity", (num_workers,), NO_LIMIT, NO_LIMIT),
+        ("link_capacity", (num_workers, num_workers), NO_LIMIT, NO_LIMIT),
+        ("kept_weight_capacity", (num_workers,), NO_LIMIT, NO_LIMIT),
+    ):
+        array = validation.integer_array(key, given.get(key, np.full(shape, default, dtype=np.int64)))
+        validation.check_shape(key, array, shape, f"{num_neurons} neurons, {num_inputs} inputs, {num_workers} workers")
+        if key == "link_capacity":
+            np.fill_diagonal(array, NO_LIMIT)
+        validation.check_at_least(key, array, minimum, " (-1 = no limit)" if minimum == NO_LIMIT else "")
+        limits[key] = array
+    bytes_total = float(limits["input_bytes"].sum(dtype=np.float64) + limits["partial_bytes"].sum(dtype=np.float64))
+    _refuse_overflow("input_bytes", bytes_total * num_workers)
+    limits["traffic_budget"] = None
+    if "traffic_budget" in given:
+        budget = validation.integer_array("traffic_budget", given["traffic_budget"])
+        validation.check_shape("traffic_budget", budget, (), "a scalar")
+        validation.check_at_least("traffic_budget", budget, 0)
+        limits["traffic_budget"] = int(budget)
+    return limits
+
+
+def _refuse_overflow(name: str, total: float) -> None:
+    if total >= scaling.INTEGER_TOTAL_LIMIT:
+        raise InputError(f"{name} adds up to {total:g}, more than int64 sums hold (2^61); use a coarser unit")
+
+
+def _integral(
+    costs: dict[str, NDArray[Any]], communication: str, scaling_given: Scaling | None
+) -> tuple[dict[str, IntArray], Scaling]:
+    """Costs as int64 and what they mean; floats scaled by one power of two (docs/design.md, Integers)."""
+    totals = {key: float(np.abs(costs[key].astype(np.float64)).sum()) for key in _COSTS}
+    totals["keep_cost"] *= costs["prune_cost"].size
+    if all(array.dtype == np.int64 for array in costs.values()):
+        _refuse_overflow("the sum of all costs", sum(totals.values()))
+        return costs, scaling_given or Scaling()
+    scale = scaling_given.scale if scaling_given else scaling.choose_scale(totals.values())
+    _refuse_overflow(f"the sum of all costs at scale {scale:g}", sum(totals.values()) * scale)
+    integers: dict[str, IntArray] = {}
+    errors: dict[str, NDArray[np.float64]] = {}
+    num_zeroed = 0
+    for key in _COSTS:
+        integers[key], errors[key], zeroed = scaling.round_costs(key, costs[key].astype(np.float64), scale)
+        if zeroed and key in ("send_cost", "partial_cost"):
+            index = tuple(np.argwhere((integers[key] == 0) & (costs[key] != 0))[0])
+            raise InputError(
+                f"{validation.entry_text(key, index)} is {costs[key][index]:g} and rounds to 0 at scale {scale:g}; "
+                "the costs span too wide a range, bring the large ones down"
+            )
+        num_zeroed += zeroed
+    # A budget beyond everything that can be lost never binds, so cutting it there keeps it in int64.
+    largest = float(integers["prune_cost"].sum())
+    integers["error_budget"] = np.rint(np.minimum(costs["error_budget"] * scale, largest)).astype(np.int64)
+    return integers, Scaling(scale, scaling.rounding_bound(errors, communication), num_zeroed)
+
+
+def _scaling_from_file(arrays: dict[str, Any]) -> Scaling | None:
+    found = {key: arrays.pop(key) for key in _FILE_ONLY if key in arrays}
+    if "scale" not in found:
+        if found:
+            raise InputError(f"{next(iter(found))!r} is given without 'scale'; give both or neither")
+        return None
+    for key, value in found.items():
+        validation.check_shape(key, validation.numeric_array(key, value), (), "a scalar")
+    return Scaling(float(found["scale"]), float(found.get("rounding_bound", 0.0)), int(found.get("num_zeroed", 0)))
+
+
+def _text(name: str, value: NDArray[Any]) -> Any:
+    if value.shape != () or value.dtype.kind not in "US":
+        raise InputError(f"{name} has dtype {value.dtype} and shape {value.shape}; give one string")
+    return str(value)

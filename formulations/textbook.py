@@ -1,0 +1,86 @@
+r"""The plain MIP of a layer problem with `inputs` communication.
+
+z is eliminated: y_ijp ≥ 0 says that worker p holds neuron i without input j, and carries the gain lost.
+
+    \min  C_0 + \sum_{ip} e_{ip} x_{ip} + \sum_{j, p \ne o(j)} t_{jp} u_{jp} + \sum_{ijp} g_{ij} y_{ijp}
+    (1)   \sum_p x_{ip} = 1
+    (2)   y_{ijp} \ge x_{ip} - u_{jp}                        p \ne o(j),\ g_{ij} > 0
+    (3)   min_{pk} \le \sum_i r_{ik} x_{ip} \le R_{pk}
+
+x and u are binary. Abdi et al. 2020 (arXiv 2008.08289) solve the per-weight form of it; here an
+input is paid once per worker.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyomo.environ as pyo
+
+from formulations.mip_model import Formulation, gains, remote_pairs
+from formulations.problem import LayerProblem
+
+
+def add_variables(model: Any, problem: LayerProblem) -> None:
+    """x (neuron, worker), u (input, worker ≠ owner) and y (neuron, input, worker) where a gain can be lost."""
+    neurons, workers = range(problem.num_neurons), range(problem.num_workers)
+    pairs = remote_pairs(problem)
+    gain = gains(problem)
+    model.x = pyo.Var([(i, p) for i in neurons for p in workers], domain=pyo.Binary)
+    model.u = pyo.Var(pairs, domain=pyo.Binary)
+    model.y = pyo.Var([(i, j, p) for j, p in pairs for i in gain[j]], bounds=(0, 1))
+
+
+def objective(model: Any, problem: LayerProblem) -> None:
+    """C0 + placement + sends + lost gains."""
+    place, send = problem.place_cost.tolist(), problem.send_cost.tolist()
+    gain = gains(problem)
+    variables = [*model.x.values(), *model.u.values(), *model.y.values()]
+    costs = [place[i][p] for i, p in model.x]
+    costs += [send[j][p] for j, p in model.u]
+    costs += [gain[j][i] for i, j, p in model.y]
+    model.objective = pyo.Objective(expr=linear(costs, variables, problem.base_cost), sense=pyo.minimize)
+
+
+def one_worker(model: Any, problem: LayerProblem) -> None:
+    """(1): every neuron has one worker."""
+
+    def row(model: Any, i: int) -> Any:
+        terms = [model.x[i, p] for p in range(problem.num_workers)]
+        return (1, linear([1] * len(terms), terms), 1)
+
+    model.one_worker = pyo.Constraint(range(problem.num_neurons), rule=row)
+
+
+def lost_unless_sent(model: Any, problem: LayerProblem) -> None:
+    """(2): a neuron without one of its inputs at hand loses the gain."""
+
+    def row(model: Any, i: int, j: int, p: int) -> Any:
+        return (0, linear((1, -1, 1), (model.y[i, j, p], model.x[i, p], model.u[j, p])), None)
+
+    model.lost_unless_sent = pyo.Constraint(model.y.index_set(), rule=row)
+
+
+def load_rows(model: Any, problem: LayerProblem) -> None:
+    """(3): what a worker holds lies within its range, resource by resource."""
+
+    def row(model: Any, p: int, k: int) -> Any:
+        neurons = np.flatnonzero(problem.load[:, k]).tolist()
+        if not neurons:
+            fits = problem.min_load[p, k] <= 0 <= problem.capacity[p, k]
+            return pyo.Constraint.Feasible if fits else pyo.Constraint.Infeasible
+        terms = [model.x[i, p] for i in neurons]
+        return (int(problem.min_load[p, k]), linear(problem.load[neurons, k].tolist(), terms), int(problem.capacity[p, k]))
+
+    model.load_rows = pyo.Constraint(range(problem.num_workers), range(problem.num_resources), rule=row)
+
+
+def linear(coefficients: Any, variables: Any, constant: float = 0) -> Any:
+    """Σ coefficient · variable + constant, without building an expression tree."""
+    from pyomo.core.expr.numeric_expr import LinearExpression
+
+    return LinearExpression(constant=constant, linear_coefs=list(coefficients), linear_vars=list(variables))
+
+
+TEXTBOOK = Formulation("textbook", add_variables, (objective, one_worker, load_rows, lost_unless_sent))

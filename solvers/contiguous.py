@@ -1,0 +1,57 @@
+"""The split nobody thought about: neurons in order, one stretch per worker. A baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from formulations.assignment import Assignment
+from formulations.constraints import Constraint
+from formulations.evaluation import evaluate
+from formulations.problem import LayerProblem
+from solvers.base import (
+    Report,
+    SolveLimits,
+    SolveResult,
+    Stopwatch,
+    heuristic_result,
+    infeasible_result,
+    refuse_unsupported,
+    silent,
+)
+from solvers.placement import explain_infeasible, place
+
+
+@dataclass(frozen=True)
+class Contiguous:
+    """Places neurons in order, and keeps the messages that pay for themselves."""
+
+    name: str = "contiguous"
+
+    def why_not(self, problem: LayerProblem, constraints: Sequence[Constraint] = ()) -> str | None:
+        if constraints:
+            return f"it does not honour custom constraints ({constraints[0].name!r})"
+        if not problem.messages_follow_placement:
+            return f"it does not honour limits, budgets or objective {problem.objective!r}"
+        return None
+
+    def solve(
+        self,
+        problem: LayerProblem,
+        constraints: Sequence[Constraint] = (),
+        limits: SolveLimits = SolveLimits(),
+        report: Report = silent,
+    ) -> SolveResult:
+        """See `Solver.solve`."""
+        refuse_unsupported(self, problem, constraints)
+        watch = Stopwatch(limits)
+        # The distance of each neuron from the middle of each worker's stretch: least in total in order.
+        neuron, worker = np.ogrid[: problem.num_neurons, : problem.num_workers]
+        distance = (2 * neuron + 1) * problem.num_workers - (2 * worker + 1) * problem.num_neurons
+        placed = place(problem, distance**2, limits)
+        if placed is None:
+            return infeasible_result(self, problem, watch, explain_infeasible(problem))
+        evaluation = evaluate(problem, Assignment(placed, problem_digest=problem.digest))
+        return heuristic_result(self, problem, evaluation, watch)

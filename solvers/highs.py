@@ -1,0 +1,264 @@
+"""HiGHS behind `MilpData`. The only file that imports highspy."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import psutil
+
+from formulations.milp import FloatArray, MilpData
+from solvers.backend import MilpResult, MilpStatus
+from solvers.base import Limit, MissingPackageError, SolveLimits, SolverError, Stopwatch
+
+_INSTALL = "run: pip install 'highspy>=1.12,<1.14'"
+#: Costs reach HiGHS with the largest below this. Its tolerances are absolute, and costs of 10^12 drown in them.
+_LARGEST_COST = 2.0**20
+#: Root relaxations of formulations this large are solved 10 times faster by the interior point method.
+_COLUMNS_FOR_IPM = 3000
+#: Wall clock kept back for HiGHS to notice its time limit and for the answer to be checked.
+_POLL_SECONDS = 0.05
+
+
+def check_version() -> str:
+    """The version of highspy, if it can be used.
+
+    Raises:
+        MissingPackageError: absent; 1.14 (wrong optima, ERGO-Code/HiGHS#2957) or later (cannot share a
+            process with OR-Tools, google/or-tools#5246); older than 1.12.
+    """
+    try:
+        version = importlib.metadata.version("highspy")
+    except importlib.metadata.PackageNotFoundError:
+        raise MissingPackageError(f"highspy is not installed; {_INSTALL}") from None
+    numbers = re.match(r"(\d+)\.(\d+)", version)
+    series = (int(numbers[1]), int(numbers[2])) if numbers else (0, 0)
+    if series < (1, 12):
+        reason = "is older than 1.12, the first with the options used here"
+    elif series == (1, 14):
+        reason = "returns wrong optima on mixed-integer models"
+    elif series > (1, 14):
+        reason = "cannot be imported in one process with OR-Tools"
+    else:
+        return version
+    raise MissingPackageError(f"highspy {version} {reason}; {_INSTALL}")
+
+
+@dataclass(frozen=True)
+class Highs:
+    """HiGHS with relative gap 0.
+
+    Attributes:
+        threads: HiGHS threads; its MIP search is mostly serial, and 1 makes runs repeatable.
+        seed: HiGHS's random seed.
+    """
+
+    threads: int = 1
+    seed: int = 0
+
+    @property
+    def name(self) -> str:
+        return "highs"
+
+    def version(self) -> str:
+        return check_version()
+
+    def solve(
+        self,
+        data: MilpData,
+        start: FloatArray | None = None,
+        limits: SolveLimits = SolveLimits(),
+        report: Callable[[float, float], None] = lambda primal, dual: None,
+    ) -> MilpResult:
+        """Minimise `data`; a claim of infeasibility is only believed after a second run without presolve.
+
+        Raises:
+            MissingPackageError: no usable highspy.
+            SolverError: HiGHS failed, or dropped a start it was given.
+        """
+        watch = Stopwatch(limits)
+        result = self._run(data, start, limits, watch, report, presolve="choose")
+        if result.status is MilpStatus.INFEASIBLE:
+            result = self._run(data, start, limits, watch, report, presolve="off")
+        if start is not None and result.status is MilpStatus.OPTIMAL:
+            given = float(data.cost @ start) + data.offset
+            if result.objective > given + 1e-6 * max(1.0, abs(given)):
+                raise SolverError(
+                    f"HiGHS {self.version()} calls {result.objective} optimal, its start costs {given}; "
+                    "it dropped the start as infeasible"
+                )
+        return result
+
+    def lp_bound(self, data: MilpData, seconds: float = math.inf) -> float:
+        """A lower bound on the LP relaxation, recomputed from HiGHS's row duals; −inf if it has none in time.
+
+        Raises:
+            MissingPackageError: no usable highspy.
+        """
+        highs, factor = self._load(data, np.zeros_like(data.integer))
+        _set(highs, solver="ipm", run_crossover="off")
+        if math.isfinite(seconds):
+            _set(highs, time_limit=seconds)
+        highs.run()
+        dual = np.array(highs.getSolution().row_dual, dtype=np.float64)
+        return data.dual_objective(dual / factor) if dual.size == data.num_rows else -math.inf
+
+    def _run(
+        self,
+        data: MilpData,
+        start: FloatArray | None,
+        limits: SolveLimits,
+        watch: Stopwatch,
+        report: Callable[[float, float], None],
+        presolve: str,
+    ) -> MilpResult:
+        highs, factor = self._load(data, data.integer)
+        _set(highs, presolve=presolve, mip_rel_gap=limits.gap, mip_abs_gap=min(0.999 * factor, 1.0))
+        if data.num_columns >= _COLUMNS_FOR_IPM:
+            _set(highs, mip_lp_solver="ipm", mip_ipm_solver="ipx")
+        if math.isfinite(watch.remaining):
+            _set(highs, time_limit=max(0.01, watch.remaining - 2 * _POLL_SECONDS))
+        if limits.nodes is not None:
+            _set(highs, mip_max_nodes=limits.nodes)
+        if start is not None:
+            _set_start(highs, start)
+        best = _Incumbent(factor, data.offset, report)
+        highs.cbMipImprovingSolution += best.improved
+        highs.cbMipLogging += best.logged
+        stopped_by = _wait(highs, limits, watch)
+        return best.result(highs, data, stopped_by)
+
+    def _load(self, data: MilpData, integer: Any) -> tuple[Any, float]:
+        """A Highs object that holds the model, and the power of two its costs are multiplied by."""
+        self.version()
+        import highspy
+
+        largest = float(np.abs(data.cost).max(initial=0.0))
+        factor = 1.0 if largest <= _LARGEST_COST else 2.0 ** -math.ceil(math.log2(largest / _LARGEST_COST))
+        lp = highspy.HighsLp()
+        lp.num_col_, lp.num_row_ = data.num_columns, data.num_rows
+        lp.col_cost_, lp.col_lower_, lp.col_upper_ = data.cost * factor, data.col_lower, data.col_upper
+        lp.row_lower_, lp.row_upper_ = data.row_lower, data.row_upper
+        lp.a_matrix_.format_ = highspy.MatrixFormat.kRowwise
+        lp.a_matrix_.start_, lp.a_matrix_.index_ = data.matrix.indptr, data.matrix.indices
+        lp.a_matrix_.value_ = data.matrix.data
+        if integer.any():
+            kinds = (highspy.HighsVarType.kContinuous, highspy.HighsVarType.kInteger)
+            lp.integrality_ = [kinds[int(flag)] for flag in integer]
+        highs = highspy.Highs()
+        _set(highs, output_flag=False, random_seed=self.seed, threads=self.threads)
+        # A thread count only takes effect in a scheduler that does not exist yet.
+        highs.resetGlobalScheduler(True)
+        if highs.passModel(lp) != highspy.HighsStatus.kOk:
+            raise SolverError(f"HiGHS {self.version()} refuses the model of {data.num_rows} rows; report it with the problem file")
+        return highs, factor
+
+
+class _Incumbent:
+    """The best solution and bound HiGHS has told of, kept even if it never returns."""
+
+    def __init__(self, factor: float, offset: float, report: Callable[[float, float], None]) -> None:
+        self.values: FloatArray | None = None
+        self.objective, self.dual_bound = math.inf, -math.inf
+        self._factor, self._offset, self._report = factor, offset, report
+
+    def improved(self, event: Any) -> None:
+        self.values = np.array(event.data_out.mip_solution, dtype=np.float64)
+        self._note(event.data_out)
+
+    def logged(self, event: Any) -> None:
+        self._note(event.data_out)
+
+    def _note(self, out: Any) -> None:
+        primal, dual = self._unscaled(out.mip_primal_bound), self._unscaled(out.mip_dual_bound)
+        if primal < self.objective or dual > self.dual_bound:
+            self.objective, self.dual_bound = min(primal, self.objective), max(dual, self.dual_bound)
+            self._report(self.objective, self.dual_bound)
+
+    def _unscaled(self, value: float) -> float:
+        return value / self._factor + self._offset if math.isfinite(value) else value
+
+    def result(self, highs: Any, data: MilpData, stopped_by: Limit | None) -> MilpResult:
+        """The final answer; from the callbacks alone where HiGHS was left running."""
+        import highspy
+
+        if highs.is_solver_running():
+            return MilpResult(MilpStatus.STOPPED, self.values, self._claimed(data), self.dual_bound, stopped_by)
+        status, info = highs.getModelStatus(), highs.getInfo()
+        ends = highspy.HighsModelStatus
+        if status in (ends.kInfeasible, ends.kUnboundedOrInfeasible):  # every column is bounded
+            return MilpResult(MilpStatus.INFEASIBLE, None, math.inf, -math.inf)
+        if info.primal_solution_status == highspy.SolutionStatus.kSolutionStatusFeasible:
+            self.values = np.array(highs.getSolution().col_value, dtype=np.float64)
+        limits = {
+            ends.kTimeLimit: Limit.TIME,
+            ends.kSolutionLimit: Limit.NODE,
+            ends.kInterrupt: stopped_by or Limit.TIME,
+        }
+        # An LP without integer columns has its bound in the objective; a MIP's is read only for these ends.
+        if status in (ends.kOptimal, ends.kModelEmpty):
+            bound = self._unscaled(info.mip_dual_bound) if data.integer.any() else self._claimed(data)
+            return MilpResult(MilpStatus.OPTIMAL, self.values, self._claimed(data), bound)
+        if status in limits:
+            bound = max(self.dual_bound, self._unscaled(info.mip_dual_bound))
+            return MilpResult(MilpStatus.STOPPED, self.values, self._claimed(data), bound, limits[status])
+        raise SolverError(
+            f"HiGHS ended with status {highs.modelStatusToString(status)!r} on {data.num_rows} rows × "
+            f"{data.num_columns} columns; report it with the problem file"
+        )
+
+    def _claimed(self, data: MilpData) -> float:
+        return math.inf if self.values is None else float(data.cost @ self.values) + data.offset
+
+
+def _set(highs: Any, **options: Any) -> None:
+    import highspy
+
+    for name, value in options.items():
+        if highs.setOptionValue(name, value) != highspy.HighsStatus.kOk:
+            raise SolverError(f"HiGHS {check_version()} does not take option {name} = {value!r}")
+
+
+def _set_start(highs: Any, start: FloatArray) -> None:
+    import highspy
+
+    solution = highspy.HighsSolution()
+    solution.col_value = start.tolist()
+    solution.value_valid = True
+    if highs.setSolution(solution) == highspy.HighsStatus.kError:
+        raise SolverError(f"HiGHS {check_version()} does not take a start of {start.size} values")
+
+
+def _wait(highs: Any, limits: SolveLimits, watch: Stopwatch) -> Limit | None:
+    """Run to the end, to Ctrl-C or to a limit HiGHS does not see itself; the limit that stopped it from here.
+
+    HiGHS answers a request to stop at its next callback. Where none comes within the grace that
+    the time limit leaves (10 % + 2 s), it is left behind in its own thread.
+    """
+    seconds = math.inf if limits.seconds is None else limits.seconds
+    process = psutil.Process()
+    highs.HandleUserInterrupt = True
+    stopped_by: Limit | None = None
+    give_up = 1.07 * seconds + 1.2
+    highs.startSolve()
+    while True:
+        try:
+            finished, _ = highs.wait(_POLL_SECONDS)
+            if finished or watch.elapsed > give_up:
+                return stopped_by
+            if stopped_by is None:
+                if watch.elapsed > 1.02 * seconds + 0.5:
+                    stopped_by = Limit.TIME
+                elif limits.memory_bytes is not None and process.memory_info().rss > limits.memory_bytes:
+                    stopped_by = Limit.MEMORY
+                if stopped_by is not None:
+                    highs.cancelSolve()
+        except KeyboardInterrupt:
+            stopped_by = Limit.INTERRUPT
+            highs.cancelSolve()
+            give_up = min(give_up, watch.elapsed + 5.0)

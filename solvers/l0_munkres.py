@@ -1,0 +1,173 @@
+"""Heuristics in the manner of RePurpose (Abdi, Rashidi, Fekri, Krishna; arXiv 2008.08289): ℓ0 costs and Munkres.
+
+Shapes: N neurons, M inputs, P workers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from formulations.assignment import Assignment
+from formulations.constraints import Constraint
+from formulations.evaluation import Evaluation, evaluate
+from formulations.problem import LayerProblem
+from solvers.base import (
+    Limit,
+    Progress,
+    Report,
+    SolveLimits,
+    SolveResult,
+    Stopwatch,
+    heuristic_result,
+    infeasible_result,
+    refuse_unsupported,
+    silent,
+)
+from solvers.placement import explain_infeasible, place
+
+IntArray = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class L0Munkres:
+    """The paper's single pass: price every weight by itself, place once, keep what pays.
+
+    A remote weight costs the cheaper of losing it and paying its send (Algorithm 1 of the paper);
+    the neurons are then placed by linear assignment. Exact for `per_weight` and `partials`, whose
+    objectives are sums over neurons; for `inputs` it overprices inputs that several neurons share.
+    """
+
+    name: str = "l0-munkres"
+
+    def why_not(self, problem: LayerProblem, constraints: Sequence[Constraint] = ()) -> str | None:
+        return _why_not(problem, constraints)
+
+    def solve(
+        self,
+        problem: LayerProblem,
+        constraints: Sequence[Constraint] = (),
+        limits: SolveLimits = SolveLimits(),
+        report: Report = silent,
+    ) -> SolveResult:
+        """See `Solver.solve`."""
+        refuse_unsupported(self, problem, constraints)
+        watch = Stopwatch(limits)
+        worker = place(problem, separable_cost(problem), limits)
+        if worker is None:
+            return infeasible_result(self, problem, watch, explain_infeasible(problem))
+        evaluation = evaluate(problem, Assignment(worker, problem_digest=problem.digest))
+        report(Progress(watch.elapsed, evaluation.objective, -math.inf, "placed"))
+        return heuristic_result(self, problem, evaluation, watch)
+
+
+@dataclass(frozen=True)
+class Alternation:
+    """Fix the sends and place, fix the placement and choose the sends, until neither improves (`inputs` only).
+
+    Starts from the paper's placement, then from random ones.
+
+    Attributes:
+        num_random_starts: random placements tried after the paper's.
+        seed: of the random placements.
+    """
+
+    num_random_starts: int = 8
+    seed: int = 0
+    name: str = "alternation"
+
+    def why_not(self, problem: LayerProblem, constraints: Sequence[Constraint] = ()) -> str | None:
+        if problem.communication != "inputs":
+            return f"communication {problem.communication!r} has nothing to alternate; l0-munkres is exact there"
+        return _why_not(problem, constraints)
+
+    def solve(
+        self,
+        problem: LayerProblem,
+        constraints: Sequence[Constraint] = (),
+        limits: SolveLimits = SolveLimits(),
+        report: Report = silent,
+    ) -> SolveResult:
+        """See `Solver.solve`. The first start is always finished; the limit cuts the others short."""
+        refuse_unsupported(self, problem, constraints)
+        watch = Stopwatch(limits)
+        best: Evaluation | None = None
+        limit: Limit | None = None
+        trajectory: list[Progress] = []
+        try:
+            for number, cost_NP in enumerate(self._start_costs(problem)):
+                if best is not None and watch.expired:
+                    limit = Limit.TIME
+                    break
+                worker = place(problem, cost_NP, watch.limits_left())
+                if worker is None:
+                    return infeasible_result(self, problem, watch, explain_infeasible(problem))
+                for found in self._descend(problem, worker, watch):
+                    if best is None or found.objective < best.objective:
+                        best = found
+                        trajectory.append(Progress(watch.elapsed, best.objective, -math.inf, f"start {number}"))
+                        report(trajectory[-1])
+                    if watch.expired:
+                        break
+        except KeyboardInterrupt:
+            limit = Limit.INTERRUPT
+        return heuristic_result(self, problem, best, watch, limit, trajectory)
+
+    def _start_costs(self, problem: LayerProblem) -> Iterator[IntArray]:
+        yield separable_cost(problem)
+        rng = np.random.default_rng(self.seed)
+        for _ in range(self.num_random_starts):
+            yield rng.integers(0, 1 << 20, size=problem.place_cost.shape)
+
+    def _descend(self, problem: LayerProblem, worker: IntArray, watch: Stopwatch) -> Iterator[Evaluation]:
+        """Evaluations of ever better placements; each step costs one assignment problem."""
+        while True:
+            found = evaluate(problem, Assignment(worker, problem_digest=problem.digest))
+            yield found
+            sent = found.assignment.sent
+            assert sent is not None
+            worker_next = place(problem, cost_given_sent(problem, sent), watch.limits_left())
+            assert worker_next is not None  # `worker` itself fits
+            after = evaluate(problem, Assignment(worker_next, sent=sent, problem_digest=problem.digest))
+            if after.objective >= found.objective:
+                return
+            worker = worker_next
+
+
+def separable_cost(problem: LayerProblem) -> IntArray:
+    """N×P: what neuron i costs on worker p if it shares no message with another neuron.
+
+    e_ip + Σ_{j: o(j)≠p} min(t_jp, g_ij); for `partials` e_ip + Σ_{q≠p} min(s_iqp, Σ_{j: o(j)=q} g_ij).
+    """
+    cost_NP = problem.place_cost.copy()
+    for p in range(problem.num_workers):
+        if problem.communication == "partials":
+            for q in range(problem.num_workers):
+                if q != p:
+                    gain = problem.gain[:, problem.input_worker == q].sum(axis=1)
+                    cost_NP[:, p] += np.minimum(problem.partial_cost[:, q, p], gain)
+        else:
+            away = problem.remote[:, p]
+            cost_NP[:, p] += np.minimum(problem.send_cost[away, p], problem.gain[:, away]).sum(axis=1)
+    return cost_NP
+
+
+def cost_given_sent(problem: LayerProblem, sent: NDArray[np.bool_]) -> IntArray:
+    """N×P: e_ip + Σ g_ij over the inputs that worker p neither holds nor is sent."""
+    cost_NP = problem.place_cost.copy()
+    missing = problem.remote & ~sent
+    for p in range(problem.num_workers):
+        cost_NP[:, p] += problem.gain[:, missing[:, p]].sum(axis=1)
+    return cost_NP
+
+
+def _why_not(problem: LayerProblem, constraints: Sequence[Constraint]) -> str | None:
+    if constraints:
+        return f"it does not honour custom constraints ({constraints[0].name!r})"
+    if not problem.messages_follow_placement:
+        return f"it does not honour limits, budgets or objective {problem.objective!r}"
+    return None

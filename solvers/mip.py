@@ -1,0 +1,193 @@
+"""A formulation solved by a MIP backend: start, build, compile, solve, decode, evaluate."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from formulations.assignment import Assignment
+from formulations.constraints import Constraint
+from formulations.evaluation import Evaluation, evaluate
+from formulations.milp import MilpData, compile_model
+from formulations.mip_model import Formulation, decode_assignment, encode_assignment
+from formulations.problem import LayerProblem
+from solvers.backend import MilpBackend, MilpResult, MilpStatus
+from solvers.base import (
+    ContradictionError,
+    Limit,
+    Progress,
+    Report,
+    SolveLimits,
+    Solver,
+    SolveResult,
+    Stopwatch,
+    Termination,
+    infeasible_result,
+    refuse_unsupported,
+    silent,
+)
+from solvers.placement import explain_infeasible
+
+#: A backend works in floating point. Its bound is trusted up to 1e-9 of itself plus 1e-6, which keeps
+#: integers below 10^8 exact; its claims must match the evaluation up to one millionth.
+BOUND_TOLERANCE = 1e-9
+CLAIM_TOLERANCE = 1e-6
+#: Pyomo builds and compiles at least this many y variables a second; a model that would outlast the
+#: time limit is not begun.
+_Y_PER_SECOND = 12_000
+
+
+class _OutOfTime(Exception):
+    """The model is not worth finishing: the time limit is over, or would be."""
+
+
+@dataclass(frozen=True)
+class MipSolver:
+    """Solves layer problems as a MIP, from the assignment that another solver finds first.
+
+    Attributes:
+        name: how it is asked for.
+        formulation, backend: what is built, and what solves it.
+        starter: finds the first assignment, so that a run stopped early has one; None = no start.
+    """
+
+    name: str
+    formulation: Formulation
+    backend: MilpBackend
+    starter: Solver | None = None
+
+    def why_not(self, problem: LayerProblem, constraints: Sequence[Constraint] = ()) -> str | None:
+        if constraints:
+            return f"it does not honour custom constraints yet ({constraints[0].name!r})"
+        return self.formulation.why_not(problem)
+
+    def solve(
+        self,
+        problem: LayerProblem,
+        constraints: Sequence[Constraint] = (),
+        limits: SolveLimits = SolveLimits(),
+        report: Report = silent,
+    ) -> SolveResult:
+        """See `Solver.solve`.
+
+        Raises:
+            UnsupportedError: the formulation cannot express the problem.
+            MissingPackageError: the backend's package is absent or unusable.
+            ContradictionError: the backend's claims contradict the evaluation or a known solution.
+        """
+        refuse_unsupported(self, problem, constraints)
+        self.backend.version()
+        run = _Run(self, problem, limits, report)
+        try:
+            if self.starter is not None:
+                start = self.starter.solve(problem, limits=run.watch.limits_left(share=0.2))
+                if start.termination is Termination.INFEASIBLE:
+                    return infeasible_result(self, problem, run.watch, start.messages)
+                run.best = start.evaluation
+                run.note(-math.inf, f"start by {self.starter.name}")
+                if start.limit is Limit.INTERRUPT:
+                    raise KeyboardInterrupt
+            data = run.compiled()
+            values = None if run.best is None else encode_assignment(problem, data, run.best.assignment)
+            answer = self.backend.solve(data, values, run.watch.limits_left(), run.heard)
+        except _OutOfTime as stop:
+            return run.result(Limit.TIME, (str(stop),))
+        except KeyboardInterrupt:
+            return run.result(Limit.INTERRUPT)
+        if answer.status is MilpStatus.INFEASIBLE and run.best is None:
+            return infeasible_result(self, problem, run.watch, explain_infeasible(problem))
+        run.take(answer, data)
+        return run.result(answer.limit)
+
+
+class _Run:
+    """One solve: its clock, the best known so far, and what was reported."""
+
+    def __init__(self, solver: MipSolver, problem: LayerProblem, limits: SolveLimits, report: Report) -> None:
+        self.watch = Stopwatch(limits)
+        self.best: Evaluation | None = None
+        self._solver, self._problem, self._report = solver, problem, report
+        self._dual_bound = -math.inf
+        self._trajectory: list[Progress] = []
+
+    def compiled(self) -> MilpData:
+        """The model as arrays. Raises _OutOfTime rather than outlast the time limit."""
+        num_y = int((self._problem.gain > 0).sum()) * (self._problem.num_workers - 1)
+        if num_y / _Y_PER_SECOND > self.watch.remaining:
+            raise _OutOfTime(
+                f"its {num_y} y variables take about {num_y / _Y_PER_SECOND:.0f} s to build, "
+                f"{self.watch.remaining:.0f} s were left; give more time"
+            )
+        model = self._solver.formulation.build(self._problem, self._before)
+        self._before("arrays")
+        data = compile_model(model)
+        self._before("search")
+        return data
+
+    def _before(self, step: str) -> None:
+        if self.watch.expired:
+            raise _OutOfTime(f"time was up before the {step.replace('_', ' ')} of its model; give more time")
+        self.note(-math.inf, step.replace("_", " "))
+
+    def heard(self, primal_bound: float, dual_bound: float) -> None:
+        """The backend's progress, which is its claim alone."""
+        self.note(dual_bound, self._solver.backend.name, primal_bound)
+
+    def note(self, dual_bound: float, message: str, primal_bound: float = math.inf) -> None:
+        if self.best is not None:
+            primal_bound = min(primal_bound, self.best.objective)
+        self._trajectory.append(Progress(self.watch.elapsed, primal_bound, dual_bound, message))
+        self._report(self._trajectory[-1])
+
+    def take(self, answer: MilpResult, data: MilpData) -> None:
+        """The backend's answer: its assignment as evaluated, its bound as far as it can be trusted.
+
+        Raises:
+            ContradictionError: a claim contradicts the evaluation or a known solution.
+        """
+        where = f"{self._solver.name} ({self._solver.backend.version()}) on problem {self._problem.name!r}"
+        if answer.status is MilpStatus.INFEASIBLE:
+            assert self.best is not None  # solve() has dealt with the other case
+            raise ContradictionError(f"{where}: called infeasible, but an assignment costs {self.best.objective}")
+        if answer.values is not None:
+            claimed = evaluate(self._problem, decode_assignment(self._problem, data, answer.values))
+            if abs(claimed.objective - answer.objective) > _allowance(claimed.objective):
+                raise ContradictionError(
+                    f"{where}: claims objective {answer.objective}, its assignment evaluates to {claimed.objective}"
+                )
+            # The best messages for its placement; the run may have been stopped before it saw them.
+            found = evaluate(self._problem, Assignment(claimed.assignment.worker, problem_digest=self._problem.digest))
+            if self.best is None or found.objective < self.best.objective:
+                self.best = found
+        if math.isfinite(answer.dual_bound):
+            known = math.inf if self.best is None else self.best.objective
+            if answer.dual_bound > known + _allowance(known):
+                raise ContradictionError(
+                    f"{where}: claims the lower bound {answer.dual_bound}, but an assignment costs {known}"
+                )
+            trusted = answer.dual_bound - BOUND_TOLERANCE * abs(answer.dual_bound) - 1e-6
+            self._dual_bound = min(known, math.ceil(trusted))
+
+    def result(self, limit: Limit | None, messages: Sequence[str] = ()) -> SolveResult:
+        """Everything known now, as the answer; `limit` None = the backend ran to its end."""
+        if self.best is None:
+            termination = Termination.NO_SOLUTION_FOUND
+        else:
+            termination = Termination.OPTIMAL if limit is None else Termination.FEASIBLE
+        return SolveResult(
+            solver=self._solver.name,
+            problem_name=self._problem.name,
+            evaluation=self.best,
+            dual_bound=self._dual_bound,
+            bound_proved_by=None if math.isinf(self._dual_bound) else "solver",
+            termination=termination,
+            seconds=self.watch.elapsed,
+            limit=limit,
+            messages=tuple(messages),
+            trajectory=tuple(self._trajectory),
+        )
+
+
+def _allowance(value: float) -> float:
+    return CLAIM_TOLERANCE * max(1.0, abs(value)) if math.isfinite(value) else 0.0

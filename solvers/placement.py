@@ -1,0 +1,101 @@
+"""The assignment step: the cheapest placement for given costs per (neuron, worker), and why none fits.
+
+Shapes: N neurons, P workers.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import scipy.optimize
+from numpy.typing import NDArray
+
+from formulations.loads import load_ranges, shortages
+from formulations.milp import compile_model
+from formulations.mip_model import decode_placement
+from formulations.problem import LayerProblem
+from solvers.backend import MilpStatus
+from solvers.base import SolveLimits, SolverError
+
+IntArray = NDArray[np.int64]
+
+
+def place(problem: LayerProblem, cost_NP: IntArray, limits: SolveLimits = SolveLimits()) -> IntArray | None:
+    """The worker of each neuron that minimises Σ cost within the load ranges; None where nothing fits.
+
+    One resource and one load for all neurons make it a linear assignment over worker slots
+    (Munkres); anything else is a small MIP.
+
+    Raises:
+        SolverError: no placement was found within `limits`, and none was ruled out.
+    """
+    if shortages(problem):
+        return None
+    if problem.num_resources == 1 and problem.load[0, 0] > 0 and bool(np.all(problem.load == problem.load[0, 0])):
+        return _place_in_slots(problem, cost_NP)
+    return _place_by_mip(problem, cost_NP, limits)
+
+
+def _place_in_slots(problem: LayerProblem, cost_NP: IntArray) -> IntArray | None:
+    unit = int(problem.load[0, 0])
+    lo, hi = (bound[:, 0] for bound in load_ranges(problem))
+    least, most = -(-lo // unit), hi // unit
+    num_neurons = problem.num_neurons
+    if np.any(least > most) or most.sum() < num_neurons or least.sum() > num_neurons:
+        return None
+    slot_worker = np.repeat(np.arange(problem.num_workers), most)
+    # Within a worker's slots the first `least` must be filled; fillers may take the others only.
+    rank = np.arange(slot_worker.size) - np.repeat(np.cumsum(most) - most, most)
+    filler = np.where(rank < least[slot_worker], np.inf, 0.0)
+    cost = np.vstack(
+        [cost_NP[:, slot_worker].astype(np.float64), np.tile(filler, (slot_worker.size - num_neurons, 1))]
+    )
+    _, slot = scipy.optimize.linear_sum_assignment(cost)
+    return slot_worker[slot[:num_neurons]].astype(np.int64)
+
+
+def _place_by_mip(problem: LayerProblem, cost_NP: IntArray, limits: SolveLimits) -> IntArray | None:
+    from formulations.placement import placement_model
+    from solvers.highs import Highs
+
+    data = compile_model(placement_model(problem, cost_NP))
+    answer = Highs().solve(data, None, limits)
+    if answer.status is MilpStatus.INFEASIBLE:
+        return None
+    if answer.values is None:
+        raise SolverError(f"problem {problem.name!r}: no placement found within the limits; give more time")
+    return decode_placement(problem, data, answer.values)
+
+
+def explain_infeasible(problem: LayerProblem) -> tuple[str, ...]:
+    """Which worker is short of how much of which resource: by counting, else by the placement that misses by least.
+
+    Raises:
+        SolverError: a placement fits after all.
+    """
+    counted = shortages(problem)
+    if counted:
+        return tuple(counted)
+    from formulations.placement import shortfall_model
+    from solvers.highs import Highs
+
+    data = compile_model(shortfall_model(problem))
+    answer = Highs().solve(data, None, SolveLimits(seconds=10))
+    if answer.values is None:
+        return ("no placement fits the load ranges; which worker falls short was not found in 10 s",)
+    missed = data.decode(np.rint(answer.values))
+    found = []
+    for family, verb, limit in (("over", "exceeds", problem.capacity), ("under", "misses", problem.min_load)):
+        for (p, k), amount in missed.get(family, {}).items():
+            if amount > 0:
+                of = "the capacity" if family == "over" else "the least load"
+                found.append(
+                    f"no placement fits; the closest {verb} {of} of worker {problem.worker_names[p]}, "
+                    f"{limit[p, k]} of {problem.resource_names[k]!r}, by {int(amount)}"
+                )
+    if not found:
+        raise SolverError(f"problem {problem.name!r} was called infeasible, yet a placement fits; report it with the file")
+    if answer.status is not MilpStatus.OPTIMAL and math.isfinite(answer.objective):
+        found.append("a closer one may exist: the search for it was stopped")
+    return tuple(found)
