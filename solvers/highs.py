@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import math
 import re
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -21,8 +22,9 @@ _INSTALL = "run: pip install 'highspy>=1.12,<1.14'"
 _LARGEST_COST = 2.0**20
 #: Root relaxations of formulations this large are solved 10 times faster by the interior point method.
 _COLUMNS_FOR_IPM = 3000
-#: Wall clock kept back for HiGHS to notice its time limit and for the answer to be checked.
+#: How often limits are looked at while HiGHS runs, and how long it may take to notice a request to stop.
 _POLL_SECONDS = 0.05
+_GRACE_SECONDS = 5.0
 
 
 def check_version() -> str:
@@ -128,9 +130,12 @@ class Highs:
         if start is not None:
             _set_start(highs, start)
         best = _Incumbent(factor, data.offset, report)
-        highs.cbMipImprovingSolution += best.improved
-        highs.cbMipLogging += best.logged
-        stopped_by = _wait(highs, limits, watch)
+        highs.cbMipImprovingSolution.subscribe(best.improved)
+        highs.cbMipLogging.subscribe(best.logged)
+        search = _Search(highs)
+        stopped_by = search.finish(limits, watch)
+        if search.left_behind:
+            return best.without_highs(data, stopped_by)
         return best.result(highs, data, stopped_by)
 
     def _load(self, data: MilpData, integer: Any) -> tuple[Any, float]:
@@ -151,9 +156,7 @@ class Highs:
             kinds = (highspy.HighsVarType.kContinuous, highspy.HighsVarType.kInteger)
             lp.integrality_ = [kinds[int(flag)] for flag in integer]
         highs = highspy.Highs()
-        _set(highs, output_flag=False, random_seed=self.seed, threads=self.threads)
-        # A thread count only takes effect in a scheduler that does not exist yet.
-        highs.resetGlobalScheduler(True)
+        _set(highs, log_to_console=False, random_seed=self.seed, threads=self.threads)
         if highs.passModel(lp) != highspy.HighsStatus.kOk:
             raise SolverError(f"HiGHS {self.version()} refuses the model of {data.num_rows} rows; report it with the problem file")
         return highs, factor
@@ -184,11 +187,9 @@ class _Incumbent:
         return value / self._factor + self._offset if math.isfinite(value) else value
 
     def result(self, highs: Any, data: MilpData, stopped_by: Limit | None) -> MilpResult:
-        """The final answer; from the callbacks alone where HiGHS was left running."""
+        """The final answer."""
         import highspy
 
-        if highs.is_solver_running():
-            return MilpResult(MilpStatus.STOPPED, self.values, self._claimed(data), self.dual_bound, stopped_by)
         status, info = highs.getModelStatus(), highs.getInfo()
         ends = highspy.HighsModelStatus
         if status in (ends.kInfeasible, ends.kUnboundedOrInfeasible):  # every column is bounded
@@ -212,6 +213,10 @@ class _Incumbent:
             f"{data.num_columns} columns; report it with the problem file"
         )
 
+    def without_highs(self, data: MilpData, stopped_by: Limit | None) -> MilpResult:
+        """What HiGHS has told of so far, the run having been left behind."""
+        return MilpResult(MilpStatus.STOPPED, self.values, self._claimed(data), self.dual_bound, stopped_by)
+
     def _claimed(self, data: MilpData) -> float:
         return math.inf if self.values is None else float(data.cost @ self.values) + data.offset
 
@@ -234,31 +239,63 @@ def _set_start(highs: Any, start: FloatArray) -> None:
         raise SolverError(f"HiGHS {check_version()} does not take a start of {start.size} values")
 
 
-def _wait(highs: Any, limits: SolveLimits, watch: Stopwatch) -> Limit | None:
-    """Run to the end, to Ctrl-C or to a limit HiGHS does not see itself; the limit that stopped it from here.
+class _Search:
+    """One HiGHS run in a thread of its own, so that Ctrl-C and our limits reach it, or leave it behind.
 
-    HiGHS answers a request to stop at its next callback. Where none comes within the grace that
-    the time limit leaves (10 % + 2 s), it is left behind in its own thread.
+    HiGHS answers a request to stop at its next callback, which can be seconds away. Where it outlasts
+    the grace that a time limit has (10 % + 2 s), the run goes on without it: what it told of so far is
+    the answer, and the thread ends when HiGHS notices. highspy's own `startSolve` cannot be left
+    behind: its locks are shared by all Highs objects.
     """
-    seconds = math.inf if limits.seconds is None else limits.seconds
-    process = psutil.Process()
-    highs.HandleUserInterrupt = True
-    stopped_by: Limit | None = None
-    give_up = 1.07 * seconds + 1.2
-    highs.startSolve()
-    while True:
+
+    def __init__(self, highs: Any) -> None:
+        self._highs = highs
+        self._stop = threading.Event()
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="highs", daemon=True)
+        for callback in (highs.cbMipInterrupt, highs.cbSimplexInterrupt, highs.cbIpmInterrupt):
+            callback.subscribe(self._interrupt_if_asked)
+
+    @property
+    def left_behind(self) -> bool:
+        return self._thread.is_alive()
+
+    def finish(self, limits: SolveLimits, watch: Stopwatch) -> Limit | None:
+        """Run to the end, to Ctrl-C or to a limit; the limit that stopped it from here, if one did."""
+        seconds = math.inf if limits.seconds is None else limits.seconds
+        give_up = 1.07 * seconds + 1.2
+        process = psutil.Process()
+        stopped_by: Limit | None = None
+        self._thread.start()
+        while True:
+            try:
+                self._thread.join(_POLL_SECONDS)
+                if not self._thread.is_alive() or watch.elapsed > give_up:
+                    break
+                if stopped_by is None:
+                    if watch.elapsed > seconds:
+                        stopped_by = Limit.TIME
+                    elif limits.memory_bytes is not None and process.memory_info().rss > limits.memory_bytes:
+                        stopped_by = Limit.MEMORY
+                        give_up = min(give_up, watch.elapsed + _GRACE_SECONDS)
+                    if stopped_by is not None:
+                        self._stop.set()
+            except KeyboardInterrupt:
+                stopped_by = Limit.INTERRUPT
+                give_up = min(give_up, watch.elapsed + _GRACE_SECONDS)
+                self._stop.set()
+        if self._failure is not None:
+            raise SolverError(f"HiGHS {check_version()} failed: {self._failure}") from self._failure
+        return stopped_by
+
+    def _run(self) -> None:
         try:
-            finished, _ = highs.wait(_POLL_SECONDS)
-            if finished or watch.elapsed > give_up:
-                return stopped_by
-            if stopped_by is None:
-                if watch.elapsed > 1.02 * seconds + 0.5:
-                    stopped_by = Limit.TIME
-                elif limits.memory_bytes is not None and process.memory_info().rss > limits.memory_bytes:
-                    stopped_by = Limit.MEMORY
-                if stopped_by is not None:
-                    highs.cancelSolve()
-        except KeyboardInterrupt:
-            stopped_by = Limit.INTERRUPT
-            highs.cancelSolve()
-            give_up = min(give_up, watch.elapsed + 5.0)
+            self._highs.run()
+            # The scheduler belongs to this thread; left to the thread's end it can deadlock.
+            self._highs.resetGlobalScheduler(False)
+        except BaseException as failure:  # a thread has nobody else to raise to
+            self._failure = failure
+
+    def _interrupt_if_asked(self, event: Any) -> None:
+        if self._stop.is_set():
+            event.interrupt()
