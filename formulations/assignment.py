@@ -67,7 +67,9 @@ class Assignment:
         bad = (self.worker < 0) | (self.worker >= num_workers)
         if bad.any():
             i = int(np.flatnonzero(bad)[0])
-            raise InputError(f"worker[{i}] is {self.worker[i]}; problem {problem.name!r} has workers 0..{num_workers - 1}")
+            raise InputError(
+                f"worker[{i}] is {self.worker[i]}; problem {problem.name!r} has workers 0..{num_workers - 1}"
+            )
         if self.problem_digest is not None and self.problem_digest != problem.digest:
             raise InputError(
                 f"the assignment was made for problem {self.problem_digest[:12]}, "

@@ -33,7 +33,8 @@ class Violation:
     amount: float
 
     def __str__(self) -> str:
-        return f"{self.rule} at {self.where} broken by {self.amount:g}" if self.where else f"{self.rule} broken by {self.amount:g}"
+        at = f" at {self.where}" if self.where else ""
+        return f"{self.rule}{at} broken by {self.amount:g}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,12 +71,14 @@ class Evaluation:
     @property
     def ingress_bytes(self) -> IntArray:
         """P; bytes received per example."""
-        return self.link_bytes.sum(axis=0)
+        ingress: IntArray = self.link_bytes.sum(axis=0)
+        return ingress
 
     @property
     def egress_bytes(self) -> IntArray:
         """P; bytes sent per example."""
-        return self.link_bytes.sum(axis=1)
+        egress: IntArray = self.link_bytes.sum(axis=1)
+        return egress
 
     @property
     def bytes_sent(self) -> int:
@@ -158,7 +161,7 @@ def _derived_partials(problem: LayerProblem, worker: IntArray) -> BoolArray:
     """Sent iff the gains of the inputs on q exceed s_iq,p(i), N×P."""
     rows = np.arange(problem.num_neurons)
     cost_NP = problem.partial_cost[rows, :, worker]
-    partial = _gain_by_owner(problem) > cost_NP
+    partial: BoolArray = _gain_by_owner(problem) > cost_NP
     partial[rows, worker] = False
     return partial
 

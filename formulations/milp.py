@@ -69,7 +69,8 @@ class MilpData:
         dual = np.where(np.isinf(self.row_lower), np.minimum(row_dual, 0.0), row_dual)
         dual = np.where(np.isinf(self.row_upper), np.maximum(dual, 0.0), dual)
         reduced = self.cost - self.matrix.T @ dual
-        return self.offset + _least(dual, self.row_lower, self.row_upper) + _least(reduced, self.col_lower, self.col_upper)
+        rows = _least(dual, self.row_lower, self.row_upper)
+        return self.offset + rows + _least(reduced, self.col_lower, self.col_upper)
 
 
 def _least(slope: FloatArray, lower: FloatArray, upper: FloatArray) -> float:

@@ -105,7 +105,8 @@ def decode_placement(problem: LayerProblem, data: MilpData, values: FloatArray) 
     if np.any(num_homes != 1):
         i = int(np.flatnonzero(num_homes != 1)[0])
         raise ValueError(f"neuron {i} sits on {num_homes[i]} workers in the solution")
-    return placed.argmax(axis=1).astype(np.int64)
+    worker: NDArray[np.int64] = placed.argmax(axis=1).astype(np.int64)
+    return worker
 
 
 def decode_assignment(problem: LayerProblem, data: MilpData, values: FloatArray) -> Assignment:

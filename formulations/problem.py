@@ -187,7 +187,8 @@ class LayerProblem:
     @functools.cached_property
     def remote(self) -> NDArray[np.bool_]:
         """M×P: worker p does not hold input j itself."""
-        return self.input_worker[:, None] != np.arange(self.num_workers)[None, :]
+        remote: NDArray[np.bool_] = self.input_worker[:, None] != np.arange(self.num_workers)[None, :]
+        return remote
 
     @property
     def base_cost(self) -> int:
@@ -273,7 +274,9 @@ def _complete(given: dict[str, Any], scaling_given: Scaling | None) -> tuple[dic
     if owner_cost.any():
         j = int(np.flatnonzero(owner_cost)[0])
         owner = int(values["input_worker"][j])
-        raise InputError(f"send_cost[{j},{owner}] is {owner_cost[j]}; input {j} lives on worker {owner}, so it must be 0")
+        raise InputError(
+            f"send_cost[{j},{owner}] is {owner_cost[j]}; input {j} lives on worker {owner}, so it must be 0"
+        )
     values["worker_names"] = validation.names_tuple("worker_names", given.get("worker_names"), "w", num_workers)
     values.update(_loads(given, num_neurons, num_workers))
     values.update(_limits(given, num_neurons, num_inputs, num_workers))

@@ -70,8 +70,8 @@ def load_rows(model: Any, problem: LayerProblem) -> None:
         if not neurons:
             fits = problem.min_load[p, k] <= 0 <= problem.capacity[p, k]
             return pyo.Constraint.Feasible if fits else pyo.Constraint.Infeasible
-        terms = [model.x[i, p] for i in neurons]
-        return (int(problem.min_load[p, k]), linear(problem.load[neurons, k].tolist(), terms), int(problem.capacity[p, k]))
+        held = linear(problem.load[neurons, k].tolist(), [model.x[i, p] for i in neurons])
+        return (int(problem.min_load[p, k]), held, int(problem.capacity[p, k]))
 
     model.load_rows = pyo.Constraint(range(problem.num_workers), range(problem.num_resources), rule=row)
 

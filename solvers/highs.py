@@ -158,7 +158,9 @@ class Highs:
         highs = highspy.Highs()
         _set(highs, log_to_console=False, random_seed=self.seed, threads=self.threads)
         if highs.passModel(lp) != highspy.HighsStatus.kOk:
-            raise SolverError(f"HiGHS {self.version()} refuses the model of {data.num_rows} rows; report it with the problem file")
+            raise SolverError(
+                f"HiGHS {self.version()} refuses a model of {data.num_rows} rows; report it with the file"
+            )
         return highs, factor
 
 

@@ -38,7 +38,7 @@ CLAIM_TOLERANCE = 1e-6
 _Y_PER_SECOND = 12_000
 
 
-class _OutOfTime(Exception):
+class _OutOfTimeError(Exception):
     """The model is not worth finishing: the time limit is over, or would be."""
 
 
@@ -91,7 +91,7 @@ class MipSolver:
             data = run.compiled()
             values = None if run.best is None else encode_assignment(problem, data, run.best.assignment)
             answer = self.backend.solve(data, values, run.watch.limits_left(), run.heard)
-        except _OutOfTime as stop:
+        except _OutOfTimeError as stop:
             return run.result(Limit.TIME, (str(stop),))
         except KeyboardInterrupt:
             return run.result(Limit.INTERRUPT)
@@ -112,10 +112,10 @@ class _Run:
         self._trajectory: list[Progress] = []
 
     def compiled(self) -> MilpData:
-        """The model as arrays. Raises _OutOfTime rather than outlast the time limit."""
+        """The model as arrays. Raises _OutOfTimeError rather than outlast the time limit."""
         num_y = int((self._problem.gain > 0).sum()) * (self._problem.num_workers - 1)
         if num_y / _Y_PER_SECOND > self.watch.remaining:
-            raise _OutOfTime(
+            raise _OutOfTimeError(
                 f"its {num_y} y variables take about {num_y / _Y_PER_SECOND:.0f} s to build, "
                 f"{self.watch.remaining:.0f} s were left; give more time"
             )
@@ -127,7 +127,7 @@ class _Run:
 
     def _before(self, step: str) -> None:
         if self.watch.expired:
-            raise _OutOfTime(f"time was up before the {step.replace('_', ' ')} of its model; give more time")
+            raise _OutOfTimeError(f"time was up before the {step.replace('_', ' ')} of its model; give more time")
         self.note(-math.inf, step.replace("_", " "))
 
     def heard(self, primal_bound: float, dual_bound: float) -> None:

@@ -48,11 +48,10 @@ def _place_in_slots(problem: LayerProblem, cost_NP: IntArray) -> IntArray | None
     # Within a worker's slots the first `least` must be filled; fillers may take the others only.
     rank = np.arange(slot_worker.size) - np.repeat(np.cumsum(most) - most, most)
     filler = np.where(rank < least[slot_worker], np.inf, 0.0)
-    cost = np.vstack(
-        [cost_NP[:, slot_worker].astype(np.float64), np.tile(filler, (slot_worker.size - num_neurons, 1))]
-    )
+    cost = np.vstack([cost_NP[:, slot_worker].astype(np.float64), np.tile(filler, (slot_worker.size - num_neurons, 1))])
     _, slot = scipy.optimize.linear_sum_assignment(cost)
-    return slot_worker[slot[:num_neurons]].astype(np.int64)
+    worker: IntArray = slot_worker[slot[:num_neurons]].astype(np.int64)
+    return worker
 
 
 def _place_by_mip(problem: LayerProblem, cost_NP: IntArray, limits: SolveLimits) -> IntArray | None:
@@ -95,7 +94,7 @@ def explain_infeasible(problem: LayerProblem) -> tuple[str, ...]:
                     f"{limit[p, k]} of {problem.resource_names[k]!r}, by {int(amount)}"
                 )
     if not found:
-        raise SolverError(f"problem {problem.name!r} was called infeasible, yet a placement fits; report it with the file")
+        raise SolverError(f"problem {problem.name!r} was called infeasible, yet a placement fits; report the file")
     if answer.status is not MilpStatus.OPTIMAL and math.isfinite(answer.objective):
         found.append("a closer one may exist: the search for it was stopped")
     return tuple(found)

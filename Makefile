@@ -1,0 +1,25 @@
+# Everything from a fresh clone needs Python 3.11, make and git only.
+PYTHON ?= python3.11
+VENV := .venv
+RUN := $(VENV)/bin/python
+
+.PHONY: compare test test-all clean
+
+compare: $(VENV)/installed
+	$(RUN) -m benchmarks.compare --solver highs
+
+test: $(VENV)/installed
+	$(RUN) -m pytest
+
+test-all: $(VENV)/installed
+	$(RUN) -m pytest -m ''
+
+# torch first: see constraints.txt.
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --constraint constraints.txt torch
+	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) .cache out
