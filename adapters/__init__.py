@@ -1,0 +1,25 @@
+"""PyTorch in and out: trained networks become layer problems, and plans become pruned, adjusted networks."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from adapters.apply import apply_plan as apply_plan
+    from adapters.partition import partition_model as partition_model
+    from adapters.plan import PartitionPlan as PartitionPlan
+
+_HOME = {
+    "PartitionPlan": "adapters.plan",
+    "apply_plan": "adapters.apply",
+    "partition_model": "adapters.partition",
+}
+
+__all__ = list(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)

@@ -191,13 +191,13 @@ def _kept(problem: LayerProblem, assignment: Assignment) -> BoolArray:
         at_hand = local | assignment.sent[:, worker].T
         if problem.communication == "per_weight" and problem.objective == "weighted":
             value = value - np.where(local, 0, problem.send_cost[:, worker].T)
-    kept = at_hand & (value > 0)
+    kept: BoolArray = at_hand & (value > 0)
     holder = _holder(problem, assignment)
     for p in np.flatnonzero(problem.kept_weight_capacity != NO_LIMIT):
         here = np.flatnonzero((kept & (holder == p)).ravel())
         # A stable sort keeps ties in (i, j) order.
         by_value = here[np.argsort(-value.ravel()[here], kind="stable")]
-        kept.ravel()[by_value[problem.kept_weight_capacity[p] :]] = False
+        kept.flat[by_value[problem.kept_weight_capacity[p] :]] = False
     return kept
 
 

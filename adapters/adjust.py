@@ -1,0 +1,56 @@
+"""The A of RePurpose: refit what was kept to what the layer used to say, without training.
+
+Shapes: M inputs, N neurons.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from adapters.calibrate import Moments
+
+#: Strength of the pull towards the original weights, relative to the mean energy of the inputs at hand.
+RIDGE = 1e-3
+
+
+def refit(
+    weight: Tensor, bias: Tensor | None, kept: NDArray[np.bool_], moments: Moments, ridge: float = RIDGE
+) -> tuple[Tensor, Tensor | None]:
+    """Kept weights and bias of one layer by ridge least squares to the original layer's outputs.
+
+    Per neuron, min E|ŵ·x̂ − y|² + λ|ŵ − w|² over the weights kept, x̂ the inputs of the network as it
+    now is; one Cholesky for all neurons that keep the same inputs, which are those of a worker
+    where no weight is pruned by itself.
+
+    Args:
+        weight, bias: N×M and N or None, of the original layer.
+        kept: N×M.
+        moments: inputs of the modified network, outputs of the original.
+    """
+    num_inputs = weight.shape[1]
+    original = torch.zeros(weight.shape[0], num_inputs + 1, dtype=torch.float64)
+    original[:, :num_inputs] = weight.detach().double().cpu()
+    if bias is not None:
+        original[:, num_inputs] = bias.detach().double().cpu()
+    gram, cross = moments.gram.cpu(), moments.cross.cpu()
+    fitted = torch.zeros_like(original)
+    patterns, neurons_of = np.unique(kept, axis=0, return_inverse=True)
+    for number, pattern in enumerate(patterns):
+        neurons = torch.from_numpy(np.flatnonzero(neurons_of.ravel() == number))
+        # The bias is fitted with the weights unless the layer has none; it is not pulled anywhere.
+        support = torch.from_numpy(np.flatnonzero(np.append(pattern, bias is not None)))
+        if support.numel() == 0:
+            continue
+        pull = torch.zeros(support.numel(), dtype=torch.float64)
+        at_hand = support < num_inputs
+        pull[at_hand] = ridge * float(gram.diagonal()[support[at_hand]].mean()) if bool(at_hand.any()) else 0.0
+        pull = pull.clamp(min=torch.finfo(torch.float64).tiny)
+        system = gram[support][:, support] + torch.diag(pull)
+        right = cross[support][:, neurons] + pull[:, None] * original[neurons][:, support].T
+        solution = torch.cholesky_solve(right, torch.linalg.cholesky(system))
+        fitted[neurons[:, None], support[None, :]] = solution.T
+    new_weight = fitted[:, :num_inputs].to(weight)
+    return new_weight, None if bias is None else fitted[:, num_inputs].to(bias)

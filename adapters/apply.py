@@ -1,0 +1,37 @@
+"""A plan applied to a model: an ordinary module that computes what the workers would."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+
+from adapters.plan import PartitionPlan
+from formulations.errors import InputError
+
+
+def apply_plan(model: nn.Module, plan: PartitionPlan, *, adjusted: bool = True) -> nn.Module:
+    """A copy of `model` with the plan's pruning, and its adjusted weights unless `adjusted` is False.
+
+    The original is untouched; the copy has the same forward signature and `state_dict` keys.
+
+    Raises:
+        InputError: the plan is not for this model.
+    """
+    smaller = copy.deepcopy(model)
+    for layer in plan.layers:
+        try:
+            module = smaller.get_submodule(layer.name)
+        except AttributeError:
+            raise InputError(f"the plan has a layer {layer.name!r}, the model has none; apply it to its own model") from None
+        kept = torch.from_numpy(layer.evaluation.kept)
+        weight = module.weight
+        if not isinstance(weight, nn.Parameter) or tuple(weight.shape) != tuple(kept.shape):
+            raise InputError(f"layer {layer.name!r} has weight {tuple(weight.shape)}, the plan {tuple(kept.shape)}")
+        with torch.no_grad():
+            for key, parameter in module.named_parameters(recurse=False):
+                if adjusted:
+                    parameter.copy_(plan.weights[f"{layer.name}.{key}"])
+            weight.mul_(kept.to(weight))
+    return smaller
