@@ -49,7 +49,9 @@ def layers_of(model: nn.Module) -> tuple[Layer, ...]:
         InputError: a module that is not understood, a module used twice, or no layer at all.
     """
     if not isinstance(model, nn.Sequential):
-        raise InputError(f"the model is a {type(model).__name__}; only nn.Sequential of Linear and activations is covered")
+        raise InputError(
+            f"the model is a {type(model).__name__}; only nn.Sequential of Linear and activations is covered"
+        )
     found: list[Layer] = []
     seen: set[int] = set()
     for name, module in _flat(model):

@@ -20,7 +20,7 @@ from solvers.base import Progress, SolveLimits, Solver, SolveResult
 from solvers.registry import solve
 
 #: At this price per byte the methods send 5–30 % of what direct parallel execution does.
-DEFAULT_PRICES = Prices(per_byte=1e-4)
+DEFAULT_PRICES = Prices(per_byte=4e-5)
 
 SolveLayer = Callable[[LayerProblem], SolveResult]
 

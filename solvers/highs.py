@@ -158,9 +158,7 @@ class Highs:
         highs = highspy.Highs()
         _set(highs, log_to_console=False, random_seed=self.seed, threads=self.threads)
         if highs.passModel(lp) != highspy.HighsStatus.kOk:
-            raise SolverError(
-                f"HiGHS {self.version()} refuses a model of {data.num_rows} rows; report the file"
-            )
+            raise SolverError(f"HiGHS {self.version()} refuses a model of {data.num_rows} rows; report the file")
         return highs, factor
 
 

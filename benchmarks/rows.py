@@ -1,0 +1,166 @@
+"""What a comparison yields: one row per (instance, method), one per (model, method), and the best of each instance."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from adapters.plan import bytes_direct
+from formulations.assignment import Assignment
+from formulations.evaluation import evaluate, relative_gap
+from formulations.problem import LayerProblem
+from solvers.base import ContradictionError, SolveResult
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method on one layer problem. Objective and bound are integers of the scaled problem, None if unknown."""
+
+    instance: str
+    method: str
+    objective: int | None
+    dual_bound: int | None
+    gap: float | None
+    scale: float
+    rounding_bound: float
+    feasible: bool
+    violations: tuple[str, ...]
+    seconds: float
+    termination: str
+    limit: str | None
+    bound_proved_by: str | None
+    bytes_sent: int | None
+    bytes_direct: int
+    kept_weights: int | None
+    num_weights: int
+    problem_digest: str
+    messages: tuple[str, ...]
+    problem: str | None = None
+    assignment: str | None = None
+    certificate: str | None = None
+
+
+@dataclass(frozen=True)
+class ModelRow:
+    """One method on a whole network; `unadjusted` is the same plan with the kept weights as they were."""
+
+    model: str
+    method: str
+    accuracy: float
+    accuracy_unadjusted: float
+    accuracy_original: float
+    output_error: float
+    output_error_unadjusted: float
+    bytes_sent: int
+    bytes_direct: int
+    objective: int
+    scale: float
+
+
+def row_of(problem: LayerProblem, result: SolveResult) -> Row:
+    """The row of a result, its assignment evaluated once more.
+
+    Raises:
+        ContradictionError: the result's objective is not what its assignment evaluates to.
+    """
+    found = result.evaluation
+    if found is not None:
+        again = evaluate(problem, Assignment(found.assignment.worker, problem_digest=problem.digest))
+        if again.objective != found.objective or again.violations:
+            raise ContradictionError(
+                f"{result.solver} on problem {problem.name!r}: says {found.objective}, its placement evaluates to "
+                f"{again.objective} {'; '.join(map(str, again.violations))}"
+            )
+    return Row(
+        instance=problem.name,
+        method=result.solver,
+        objective=None if found is None else found.objective,
+        dual_bound=int(result.dual_bound) if math.isfinite(result.dual_bound) else None,
+        gap=result.gap,
+        scale=problem.scale,
+        rounding_bound=problem.scaling.rounding_bound,
+        feasible=found is not None,
+        violations=() if found is None else tuple(str(violation) for violation in found.violations),
+        seconds=result.seconds,
+        termination=result.termination.value,
+        limit=None if result.limit is None else result.limit.value,
+        bound_proved_by=result.bound_proved_by,
+        bytes_sent=None if found is None else found.bytes_sent,
+        bytes_direct=bytes_direct(problem),
+        kept_weights=None if found is None else found.num_kept_weights,
+        num_weights=problem.prune_cost.size,
+        problem_digest=problem.digest,
+        messages=result.messages,
+    )
+
+
+def error_row(problem: LayerProblem, method: str, seconds: float, error: Exception) -> Row:
+    """The row of a method that failed or contradicted itself."""
+    return Row(
+        instance=problem.name,
+        method=method,
+        objective=None,
+        dual_bound=None,
+        gap=None,
+        scale=problem.scale,
+        rounding_bound=problem.scaling.rounding_bound,
+        feasible=False,
+        violations=(),
+        seconds=seconds,
+        termination="ERROR",
+        limit=None,
+        bound_proved_by=None,
+        bytes_sent=None,
+        bytes_direct=bytes_direct(problem),
+        kept_weights=None,
+        num_weights=problem.prune_cost.size,
+        problem_digest=problem.digest,
+        messages=(str(error),),
+    )
+
+
+def best_of(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
+    """Per instance the best objective and the best bound of all methods, and the gap between them."""
+    best: dict[str, dict[str, Any]] = {}
+    for instance in dict.fromkeys(row.instance for row in rows):
+        here = [row for row in rows if row.instance == instance]
+        primal = min(
+            (row for row in here if row.objective is not None), key=lambda row: row.objective or 0, default=None
+        )
+        dual = max(
+            (row for row in here if row.dual_bound is not None), key=lambda row: row.dual_bound or 0, default=None
+        )
+        gap = None
+        if primal is not None and dual is not None and primal.objective is not None and dual.dual_bound is not None:
+            gap = relative_gap(primal.objective, dual.dual_bound)
+        best[instance] = {
+            "objective": None if primal is None else primal.objective,
+            "method": None if primal is None else primal.method,
+            "dual_bound": None if dual is None else dual.dual_bound,
+            "bound_method": None if dual is None else dual.method,
+            "bound_proved_by": None if dual is None else dual.bound_proved_by,
+            "gap": gap,
+            "scale": here[0].scale,
+        }
+    return best
+
+
+def contradictions(rows: Sequence[Row]) -> list[str]:
+    """Bounds of one method above the solution of another on the same problem: one of the two is wrong."""
+    found = []
+    for low in rows:
+        for high in rows:
+            same = low.problem_digest == high.problem_digest
+            if same and low.objective is not None and high.dual_bound is not None and high.dual_bound > low.objective:
+                found.append(
+                    f"{high.instance}: {high.method} claims the lower bound {high.dual_bound}, "
+                    f"but {low.method} found {low.objective}"
+                )
+    return found
+
+
+def as_json(row: Row | ModelRow) -> dict[str, Any]:
+    return dataclasses.asdict(row)
