@@ -74,8 +74,8 @@ class PartitionPlan:
         return sum(layer.evaluation.objective for layer in self.layers)
 
     def __str__(self) -> str:
-        header = f"{'layer':<12} {'bytes':>9} {'of':>9} {'weights kept':>13} {'objective':>12} {'lower bound':>12} {'gap':>7}"
-        lines = [header]
+        titles = ("bytes", "of", "weights kept", "objective", "lower bound", "gap")
+        lines = ["{:<12} {:>9} {:>9} {:>13} {:>12} {:>12} {:>7}".format("layer", *titles)]
         for layer in self.layers:
             found, problem, gap = layer.evaluation, layer.problem, layer.result.gap
             bound = "-" if gap is None else f"{layer.result.dual_bound / problem.scale:.6f}"

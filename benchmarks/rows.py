@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 from adapters.plan import bytes_direct
@@ -127,22 +128,18 @@ def best_of(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
     best: dict[str, dict[str, Any]] = {}
     for instance in dict.fromkeys(row.instance for row in rows):
         here = [row for row in rows if row.instance == instance]
-        primal = min(
-            (row for row in here if row.objective is not None), key=lambda row: row.objective or 0, default=None
-        )
-        dual = max(
-            (row for row in here if row.dual_bound is not None), key=lambda row: row.dual_bound or 0, default=None
-        )
-        gap = None
-        if primal is not None and dual is not None and primal.objective is not None and dual.dual_bound is not None:
-            gap = relative_gap(primal.objective, dual.dual_bound)
+        found = [(row.objective, row.method) for row in here if row.objective is not None]
+        proved = [(row.dual_bound, row.method, row.bound_proved_by) for row in here if row.dual_bound is not None]
+        objective, method = min(found, key=itemgetter(0), default=(None, None))
+        dual_bound, bound_method, proved_by = max(proved, key=itemgetter(0), default=(None, None, None))
+        unknown = objective is None or dual_bound is None
         best[instance] = {
-            "objective": None if primal is None else primal.objective,
-            "method": None if primal is None else primal.method,
-            "dual_bound": None if dual is None else dual.dual_bound,
-            "bound_method": None if dual is None else dual.method,
-            "bound_proved_by": None if dual is None else dual.bound_proved_by,
-            "gap": gap,
+            "objective": objective,
+            "method": method,
+            "dual_bound": dual_bound,
+            "bound_method": bound_method,
+            "bound_proved_by": proved_by,
+            "gap": None if unknown else relative_gap(objective, dual_bound),
             "scale": here[0].scale,
         }
     return best

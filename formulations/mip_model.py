@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from formulations.assignment import Assignment
 from formulations.errors import InputError
 from formulations.milp import FloatArray, MilpData
+from formulations.presolve import Reduction, unreduced
 from formulations.problem import LayerProblem
 
-RowFamily = Callable[[Any, LayerProblem], None]
+ModelPart = Callable[[Any, Reduction], None]
 
 
 @dataclass(frozen=True)
@@ -31,11 +32,13 @@ class Formulation:
         name: for tables and messages.
         add_variables: adds the variables to a Pyomo model.
         parts: add the objective and one row family each, in this order.
+        reduce: takes out of a problem what is known beforehand.
     """
 
     name: str
-    add_variables: RowFamily
-    parts: tuple[RowFamily, ...]
+    add_variables: ModelPart
+    parts: tuple[ModelPart, ...]
+    reduce: Callable[[LayerProblem], Reduction] = unreduced
 
     def why_not(self, problem: LayerProblem) -> str | None:
         """Why this formulation cannot express `problem`; None where it can."""
@@ -59,12 +62,24 @@ class Formulation:
         reason = self.why_not(problem)
         if reason:
             raise InputError(f"problem {problem.name!r}: {reason}")
+        reduction = self.reduce(problem)
         model = pyo.ConcreteModel(name=f"{problem.name}.{self.name}")
         with _collector_paused():
             for part in (self.add_variables, *self.parts):
                 before_part(part.__name__)
-                part(model, problem)
+                part(model, reduction)
         return model
+
+    def decode(self, problem: LayerProblem, data: MilpData, values: FloatArray) -> Assignment:
+        """The assignment in a solution's column values, with the messages of the pairs taken out.
+
+        Raises:
+            ValueError: x is not one worker per neuron.
+        """
+        sent = self.reduce(problem).always.copy()
+        for index, value in data.decode(np.rint(values)).get("u", {}).items():
+            sent[index] = value == 1
+        return Assignment(decode_placement(problem, data, values), sent=sent, problem_digest=problem.digest)
 
 
 @contextlib.contextmanager
@@ -79,9 +94,9 @@ def _collector_paused() -> Iterator[None]:
             gc.enable()
 
 
-def remote_pairs(problem: LayerProblem) -> list[tuple[int, int]]:
-    """(j, p) with p ≠ o(j), in order."""
-    return [(int(j), int(p)) for j, p in np.argwhere(problem.remote)]
+def free_pairs(reduction: Reduction) -> list[tuple[int, int]]:
+    """(j, p) with p ≠ o(j) that are not known beforehand, in order."""
+    return [(int(j), int(p)) for j, p in np.argwhere(reduction.free)]
 
 
 def gains(problem: LayerProblem) -> list[dict[int, int]]:
@@ -107,18 +122,6 @@ def decode_placement(problem: LayerProblem, data: MilpData, values: FloatArray) 
         raise ValueError(f"neuron {i} sits on {num_homes[i]} workers in the solution")
     worker: NDArray[np.int64] = placed.argmax(axis=1).astype(np.int64)
     return worker
-
-
-def decode_assignment(problem: LayerProblem, data: MilpData, values: FloatArray) -> Assignment:
-    """The assignment in a solution's column values.
-
-    Raises:
-        ValueError: x is not one worker per neuron.
-    """
-    sent = np.zeros((problem.num_inputs, problem.num_workers), dtype=bool)
-    for index, value in data.decode(np.rint(values)).get("u", {}).items():
-        sent[index] = value == 1
-    return Assignment(decode_placement(problem, data, values), sent=sent, problem_digest=problem.digest)
 
 
 def encode_assignment(problem: LayerProblem, data: MilpData, assignment: Assignment) -> FloatArray:

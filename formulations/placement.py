@@ -14,6 +14,7 @@ import pyomo.environ as pyo
 from numpy.typing import NDArray
 
 from formulations import textbook
+from formulations.presolve import unreduced
 from formulations.problem import LayerProblem
 from formulations.textbook import linear
 
@@ -21,8 +22,8 @@ from formulations.textbook import linear
 def placement_model(problem: LayerProblem, cost_NP: NDArray[np.int64]) -> Any:
     """The cheapest placement for costs c_ip."""
     model = _placement_variables(problem)
-    textbook.one_worker(model, problem)
-    textbook.load_rows(model, problem)
+    textbook.one_worker(model, unreduced(problem))
+    textbook.load_rows(model, unreduced(problem))
     costs = [int(cost_NP[i, p]) for i, p in model.x]
     model.objective = pyo.Objective(expr=linear(costs, model.x.values()), sense=pyo.minimize)
     return model
@@ -31,7 +32,7 @@ def placement_model(problem: LayerProblem, cost_NP: NDArray[np.int64]) -> Any:
 def shortfall_model(problem: LayerProblem) -> Any:
     """The placement that misses the load ranges by the least in total; `over` and `under` say where."""
     model = _placement_variables(problem)
-    textbook.one_worker(model, problem)
+    textbook.one_worker(model, unreduced(problem))
     index = [(p, k) for p in range(problem.num_workers) for k in range(problem.num_resources)]
     model.over = pyo.Var(index, domain=pyo.NonNegativeReals)
     model.under = pyo.Var(index, domain=pyo.NonNegativeReals)

@@ -7,16 +7,18 @@ y_ijp stands for the product x_ip (1 − u_jp), so for every pair (j, p), p ≠ 
     (3a)  lo_{pk} (1 - u_{jp}) \le \sum_i r_{ik} y_{ijp}            \le hi_{pk} (1 - u_{jp})
     (3b)  lo_{pk} u_{jp}       \le \sum_i r_{ik} (x_{ip} - y_{ijp}) \le hi_{pk} u_{jp}
 
-lo..hi is the worker's load range, tightened by what the others can hold. The neurons that gain
-nothing from input j count in (3a) and (3b) too. They are summed up in one variable per pair and
-resource, y^{rest}_{jpk} = \sum_{i: g_{ij} = 0} r_{ik} y_{ijp}, with the sums of their rows (2), (2a)
-and (2b): a valid relaxation whose size follows the number of gains instead of N·M·P. On trained
-layers it costs 0–0.2 % of the LP bound (docs/design.md, Formulations). held_{pk} = \sum_i r_{ik} x_{ip}
-keeps the rows short; its bounds are row (3).
+Pairs whose cost is known beforehand are taken out (`presolve`). lo..hi is the worker's load range,
+tightened by what the others can hold. The neurons that gain nothing from input j count in (3a) and
+(3b) too. They are summed up in one variable per pair and resource,
+y^{rest}_{jpk} = \sum_{i: g_{ij} = 0} r_{ik} y_{ijp}, with the sums of their rows (2), (2a) and (2b): a
+valid relaxation whose size follows the number of gains instead of N·M·P. On trained layers it costs
+0–0.2 % of the LP bound (docs/design.md, Formulations). held_{pk} = \sum_i r_{ik} x_{ip} keeps the rows
+short; its bounds are row (3).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -24,35 +26,35 @@ import pyomo.environ as pyo
 
 from formulations import textbook
 from formulations.loads import load_ranges
-from formulations.mip_model import Formulation, gains, remote_pairs
+from formulations.mip_model import Formulation, free_pairs, gains
+from formulations.presolve import Reduction, presolve
 from formulations.problem import LayerProblem
 from formulations.textbook import linear
 
 
-def add_variables(model: Any, problem: LayerProblem) -> None:
+def add_variables(model: Any, reduction: Reduction) -> None:
     """The textbook's, held (worker, resource) within its range, and y_rest (input, worker, resource)."""
-    textbook.add_variables(model, problem)
-    lo, hi = (bound.tolist() for bound in load_ranges(problem))
-    workers, resources = range(problem.num_workers), range(problem.num_resources)
+    textbook.add_variables(model, reduction)
+    lo, hi, rest = _tables(reduction.problem)
+    workers, resources = range(reduction.problem.num_workers), range(reduction.problem.num_resources)
     model.held = pyo.Var(workers, resources, bounds=lambda model, p, k: (lo[p][k], hi[p][k]))
-    rest = _rest_load(problem)
-    index = [(j, p, k) for j, p in remote_pairs(problem) for k in resources if rest[j][k] > 0]
+    index = [(j, p, k) for j, p, k in _pairs_and_resources(reduction) if rest[j][k] > 0]
     model.y_rest = pyo.Var(index, bounds=lambda model, j, p, k: (0, min(hi[p][k], rest[j][k])))
 
 
-def held_rows(model: Any, problem: LayerProblem) -> None:
+def held_rows(model: Any, reduction: Reduction) -> None:
     """(3): held is what the worker holds; its bounds are the range."""
+    problem = reduction.problem
 
     def row(model: Any, p: int, k: int) -> Any:
-        load = problem.load[:, k].tolist()
-        neurons = [i for i, r in enumerate(load) if r]
-        terms = [model.held[p, k], *(model.x[i, p] for i in neurons)]
-        return (0, linear([1, *(-load[i] for i in neurons)], terms), 0)
+        neurons = np.flatnonzero(problem.load[:, k]).tolist()
+        loads = problem.load[neurons, k].tolist()
+        return (0, linear([1, *(-r for r in loads)], [model.held[p, k], *(model.x[i, p] for i in neurons)]), 0)
 
     model.held_rows = pyo.Constraint(range(problem.num_workers), range(problem.num_resources), rule=row)
 
 
-def lost_only_if_placed(model: Any, problem: LayerProblem) -> None:
+def lost_only_if_placed(model: Any, reduction: Reduction) -> None:
     """(2a): y ≤ x."""
 
     def row(model: Any, i: int, j: int, p: int) -> Any:
@@ -61,7 +63,7 @@ def lost_only_if_placed(model: Any, problem: LayerProblem) -> None:
     model.lost_only_if_placed = pyo.Constraint(model.y.index_set(), rule=row)
 
 
-def lost_only_if_unsent(model: Any, problem: LayerProblem) -> None:
+def lost_only_if_unsent(model: Any, reduction: Reduction) -> None:
     """(2b): y ≤ 1 − u."""
 
     def row(model: Any, i: int, j: int, p: int) -> Any:
@@ -70,13 +72,13 @@ def lost_only_if_unsent(model: Any, problem: LayerProblem) -> None:
     model.lost_only_if_unsent = pyo.Constraint(model.y.index_set(), rule=row)
 
 
-def rest_rows(model: Any, problem: LayerProblem) -> None:
+def rest_rows(model: Any, reduction: Reduction) -> None:
     """(2), (2a) and (2b) summed over the neurons that gain nothing from the input."""
-    _, hi = (bound.tolist() for bound in load_ranges(problem))
-    rest, gain, load = _rest_load(problem), gains(problem), problem.load.tolist()
+    gain, load = gains(reduction.problem), reduction.problem.load.tolist()
+    _, hi, rest = _tables(reduction.problem)
 
     def held_by_rest(model: Any, j: int, p: int, k: int) -> tuple[list[int], list[Any]]:
-        """Σ_{i: g_ij = 0} r_ik x_ip, written as held minus the others, which are few in a sparse layer."""
+        """Σ_{i: g_ij = 0} r_ik x_ip, as held minus the others, which are few in a sparse layer."""
         others = [i for i in gain[j] if load[i][k]]
         return [1, *(-load[i][k] for i in others)], [model.held[p, k], *(model.x[i, p] for i in others)]
 
@@ -93,69 +95,71 @@ def rest_rows(model: Any, problem: LayerProblem) -> None:
         coefficients, terms = held_by_rest(model, j, p, k)
         return (None, linear([*coefficients, -1, -most], [*terms, model.y_rest[j, p, k], model.u[j, p]]), 0)
 
-    index = model.y_rest.index_set()
-    model.rest_only_if_placed = pyo.Constraint(index, rule=placed)
-    model.rest_only_if_unsent = pyo.Constraint(index, rule=unsent)
-    model.rest_lost_unless_sent = pyo.Constraint(index, rule=sent)
+    model.rest_only_if_placed = pyo.Constraint(model.y_rest.index_set(), rule=placed)
+    model.rest_only_if_unsent = pyo.Constraint(model.y_rest.index_set(), rule=unsent)
+    model.rest_lost_unless_sent = pyo.Constraint(model.y_rest.index_set(), rule=sent)
 
 
-def load_times_unsent(model: Any, problem: LayerProblem) -> None:
+def load_times_unsent(model: Any, reduction: Reduction) -> None:
     """(3a): the load row multiplied by 1 − u."""
-    lo, hi = (bound.tolist() for bound in load_ranges(problem))
+    lo, hi, _ = _tables(reduction.problem)
+    lost_load = _lost_load(model, reduction.problem)
 
     def at_least(model: Any, j: int, p: int, k: int) -> Any:
-        coefficients, terms = _lost_load(model, problem_gains, load, j, p, k)
+        coefficients, terms = lost_load(j, p, k)
         return (lo[p][k], linear([*coefficients, lo[p][k]], [*terms, model.u[j, p]]), None)
 
     def at_most(model: Any, j: int, p: int, k: int) -> Any:
-        coefficients, terms = _lost_load(model, problem_gains, load, j, p, k)
+        coefficients, terms = lost_load(j, p, k)
         return (None, linear([*coefficients, hi[p][k]], [*terms, model.u[j, p]]), hi[p][k])
 
-    problem_gains, load = gains(problem), problem.load.tolist()
-    index = _pairs_and_resources(problem)
-    model.load_unsent_at_least = pyo.Constraint(index, rule=at_least)
-    model.load_unsent_at_most = pyo.Constraint(index, rule=at_most)
+    model.load_unsent_at_least = pyo.Constraint(_pairs_and_resources(reduction), rule=at_least)
+    model.load_unsent_at_most = pyo.Constraint(_pairs_and_resources(reduction), rule=at_most)
 
 
-def load_times_sent(model: Any, problem: LayerProblem) -> None:
+def load_times_sent(model: Any, reduction: Reduction) -> None:
     """(3b): the load row multiplied by u."""
-    lo, hi = (bound.tolist() for bound in load_ranges(problem))
+    lo, hi, _ = _tables(reduction.problem)
+    lost_load = _lost_load(model, reduction.problem)
+
+    def load_present(model: Any, j: int, p: int, k: int, bound: int) -> Any:
+        """Σ_i r_ik (x_ip − y_ijp) − bound · u_jp."""
+        coefficients, terms = lost_load(j, p, k)
+        return linear([1, *(-c for c in coefficients), -bound], [model.held[p, k], *terms, model.u[j, p]])
 
     def at_least(model: Any, j: int, p: int, k: int) -> Any:
-        coefficients, terms = _lost_load(model, problem_gains, load, j, p, k)
-        terms = [model.held[p, k], *terms, model.u[j, p]]
-        return (0, linear([1, *(-c for c in coefficients), -lo[p][k]], terms), None)
+        return (0, load_present(model, j, p, k, lo[p][k]), None)
 
     def at_most(model: Any, j: int, p: int, k: int) -> Any:
-        coefficients, terms = _lost_load(model, problem_gains, load, j, p, k)
-        terms = [model.held[p, k], *terms, model.u[j, p]]
-        return (None, linear([1, *(-c for c in coefficients), -hi[p][k]], terms), 0)
+        return (None, load_present(model, j, p, k, hi[p][k]), 0)
 
-    problem_gains, load = gains(problem), problem.load.tolist()
-    index = _pairs_and_resources(problem)
-    model.load_sent_at_least = pyo.Constraint(index, rule=at_least)
-    model.load_sent_at_most = pyo.Constraint(index, rule=at_most)
+    model.load_sent_at_least = pyo.Constraint(_pairs_and_resources(reduction), rule=at_least)
+    model.load_sent_at_most = pyo.Constraint(_pairs_and_resources(reduction), rule=at_most)
 
 
-def _pairs_and_resources(problem: LayerProblem) -> list[tuple[int, int, int]]:
-    return [(j, p, k) for j, p in remote_pairs(problem) for k in range(problem.num_resources)]
+def _pairs_and_resources(reduction: Reduction) -> list[tuple[int, int, int]]:
+    return [(j, p, k) for j, p in free_pairs(reduction) for k in range(reduction.problem.num_resources)]
 
 
-def _lost_load(
-    model: Any, gain: list[dict[int, int]], load: list[list[int]], j: int, p: int, k: int
-) -> tuple[list[int], list[Any]]:
-    """Σ_i r_ik y_ijp, the neurons without a gain as one term."""
-    neurons = [i for i in gain[j] if load[i][k]]
-    coefficients, terms = [load[i][k] for i in neurons], [model.y[i, j, p] for i in neurons]
-    if (j, p, k) in model.y_rest:
-        coefficients, terms = [*coefficients, 1], [*terms, model.y_rest[j, p, k]]
-    return coefficients, terms
+def _lost_load(model: Any, problem: LayerProblem) -> Callable[[int, int, int], tuple[list[int], list[Any]]]:
+    """(j, p, k) → coefficients and variables of Σ_i r_ik y_ijp, the neurons without a gain as one term."""
+    gain, load = gains(problem), problem.load.tolist()
+
+    def terms_of(j: int, p: int, k: int) -> tuple[list[int], list[Any]]:
+        neurons = [i for i in gain[j] if load[i][k]]
+        coefficients, terms = [load[i][k] for i in neurons], [model.y[i, j, p] for i in neurons]
+        if (j, p, k) in model.y_rest:
+            return [*coefficients, 1], [*terms, model.y_rest[j, p, k]]
+        return coefficients, terms
+
+    return terms_of
 
 
-def _rest_load(problem: LayerProblem) -> list[list[int]]:
-    """M×K: the load of the neurons that gain nothing from input j."""
-    rest: list[list[int]] = np.matmul((problem.gain == 0).T.astype(np.int64), problem.load).tolist()
-    return rest
+def _tables(problem: LayerProblem) -> tuple[list[list[int]], list[list[int]], list[list[int]]]:
+    """lo and hi (P×K), and the load of the neurons that gain nothing from input j (M×K)."""
+    lo, hi = load_ranges(problem)
+    rest = (problem.gain == 0).T.astype(np.int64) @ problem.load
+    return lo.tolist(), hi.tolist(), rest.tolist()
 
 
 STRENGTHENED = Formulation(
@@ -172,4 +176,5 @@ STRENGTHENED = Formulation(
         load_times_unsent,
         load_times_sent,
     ),
+    reduce=presolve,
 )

@@ -18,62 +18,63 @@ from typing import Any
 import numpy as np
 import pyomo.environ as pyo
 
-from formulations.mip_model import Formulation, gains, remote_pairs
-from formulations.problem import LayerProblem
+from formulations.mip_model import Formulation, free_pairs, gains
+from formulations.presolve import Reduction
 
 
-def add_variables(model: Any, problem: LayerProblem) -> None:
+def add_variables(model: Any, reduction: Reduction) -> None:
     """x (neuron, worker), u (input, worker ≠ owner) and y (neuron, input, worker) where a gain can be lost."""
-    neurons, workers = range(problem.num_neurons), range(problem.num_workers)
-    pairs = remote_pairs(problem)
+    problem, pairs = reduction.problem, free_pairs(reduction)
     gain = gains(problem)
-    model.x = pyo.Var([(i, p) for i in neurons for p in workers], domain=pyo.Binary)
+    model.x = pyo.Var(
+        [(i, p) for i in range(problem.num_neurons) for p in range(problem.num_workers)], domain=pyo.Binary
+    )
     model.u = pyo.Var(pairs, domain=pyo.Binary)
     model.y = pyo.Var([(i, j, p) for j, p in pairs for i in gain[j]], bounds=(0, 1))
 
 
-def objective(model: Any, problem: LayerProblem) -> None:
-    """C0 + placement + sends + lost gains."""
-    place, send = problem.place_cost.tolist(), problem.send_cost.tolist()
-    gain = gains(problem)
+def objective(model: Any, reduction: Reduction) -> None:
+    """The constant, placement, sends and lost gains."""
+    place, send = reduction.place_cost.tolist(), reduction.problem.send_cost.tolist()
+    gain = gains(reduction.problem)
     variables = [*model.x.values(), *model.u.values(), *model.y.values()]
     costs = [place[i][p] for i, p in model.x]
     costs += [send[j][p] for j, p in model.u]
     costs += [gain[j][i] for i, j, p in model.y]
-    model.objective = pyo.Objective(expr=linear(costs, variables, problem.base_cost), sense=pyo.minimize)
+    model.objective = pyo.Objective(expr=linear(costs, variables, reduction.constant), sense=pyo.minimize)
 
 
-def one_worker(model: Any, problem: LayerProblem) -> None:
+def one_worker(model: Any, reduction: Reduction) -> None:
     """(1): every neuron has one worker."""
+    workers = range(reduction.problem.num_workers)
 
     def row(model: Any, i: int) -> Any:
-        terms = [model.x[i, p] for p in range(problem.num_workers)]
-        return (1, linear([1] * len(terms), terms), 1)
+        return (1, linear([1] * len(workers), [model.x[i, p] for p in workers]), 1)
 
-    model.one_worker = pyo.Constraint(range(problem.num_neurons), rule=row)
+    model.one_worker = pyo.Constraint(range(reduction.problem.num_neurons), rule=row)
 
 
-def lost_unless_sent(model: Any, problem: LayerProblem) -> None:
+def load_rows(model: Any, reduction: Reduction) -> None:
+    """(3): what a worker holds lies within its range, resource by resource."""
+    problem = reduction.problem
+
+    def row(model: Any, p: int, k: int) -> Any:
+        neurons = np.flatnonzero(problem.load[:, k]).tolist()
+        least, most = int(problem.min_load[p, k]), int(problem.capacity[p, k])
+        if not neurons:
+            return pyo.Constraint.Feasible if least <= 0 <= most else pyo.Constraint.Infeasible
+        return (least, linear(problem.load[neurons, k].tolist(), [model.x[i, p] for i in neurons]), most)
+
+    model.load_rows = pyo.Constraint(range(problem.num_workers), range(problem.num_resources), rule=row)
+
+
+def lost_unless_sent(model: Any, reduction: Reduction) -> None:
     """(2): a neuron without one of its inputs at hand loses the gain."""
 
     def row(model: Any, i: int, j: int, p: int) -> Any:
         return (0, linear((1, -1, 1), (model.y[i, j, p], model.x[i, p], model.u[j, p])), None)
 
     model.lost_unless_sent = pyo.Constraint(model.y.index_set(), rule=row)
-
-
-def load_rows(model: Any, problem: LayerProblem) -> None:
-    """(3): what a worker holds lies within its range, resource by resource."""
-
-    def row(model: Any, p: int, k: int) -> Any:
-        neurons = np.flatnonzero(problem.load[:, k]).tolist()
-        if not neurons:
-            fits = problem.min_load[p, k] <= 0 <= problem.capacity[p, k]
-            return pyo.Constraint.Feasible if fits else pyo.Constraint.Infeasible
-        held = linear(problem.load[neurons, k].tolist(), [model.x[i, p] for i in neurons])
-        return (int(problem.min_load[p, k]), held, int(problem.capacity[p, k]))
-
-    model.load_rows = pyo.Constraint(range(problem.num_workers), range(problem.num_resources), rule=row)
 
 
 def linear(coefficients: Any, variables: Any, constant: float = 0) -> Any:

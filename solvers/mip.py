@@ -10,7 +10,7 @@ from formulations.assignment import Assignment
 from formulations.constraints import Constraint
 from formulations.evaluation import Evaluation, evaluate
 from formulations.milp import MilpData, compile_model
-from formulations.mip_model import Formulation, decode_assignment, encode_assignment
+from formulations.mip_model import Formulation, encode_assignment
 from formulations.problem import LayerProblem
 from solvers.backend import MilpBackend, MilpResult, MilpStatus
 from solvers.base import (
@@ -113,7 +113,8 @@ class _Run:
 
     def compiled(self) -> MilpData:
         """The model as arrays. Raises _OutOfTimeError rather than outlast the time limit."""
-        num_y = int((self._problem.gain > 0).sum()) * (self._problem.num_workers - 1)
+        free = self._solver.formulation.reduce(self._problem).free
+        num_y = int((self._problem.gain > 0).sum(axis=0) @ free.sum(axis=1))
         if num_y / _Y_PER_SECOND > self.watch.remaining:
             raise _OutOfTimeError(
                 f"its {num_y} y variables take about {num_y / _Y_PER_SECOND:.0f} s to build, "
@@ -151,7 +152,7 @@ class _Run:
             assert self.best is not None  # solve() has dealt with the other case
             raise ContradictionError(f"{where}: called infeasible, but an assignment costs {self.best.objective}")
         if answer.values is not None:
-            claimed = evaluate(self._problem, decode_assignment(self._problem, data, answer.values))
+            claimed = evaluate(self._problem, self._solver.formulation.decode(self._problem, data, answer.values))
             if abs(claimed.objective - answer.objective) > _allowance(claimed.objective):
                 raise ContradictionError(
                     f"{where}: claims objective {answer.objective}, its assignment evaluates to {claimed.objective}"

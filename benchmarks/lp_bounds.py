@@ -1,0 +1,80 @@
+"""What the LP relaxation of each formulation proves, side by side.
+
+    python -m benchmarks.lp_bounds [FILE.npz ...]
+
+No search: one LP per formulation, its bound recomputed from the row duals.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from formulations.errors import InputError
+from formulations.problem import LayerProblem
+
+INSTANCES = Path(__file__).parent / "instances"
+_DEFAULT = ("d24-p3", "d32-p4", "d64-first-p4", "d64-mid-p4-c05", "d64-mid-p4-c15", "d64-mid-p4-c30")
+
+
+def lp_bounds(problem: LayerProblem) -> dict[str, tuple[float, float]]:
+    """LP bound and seconds, building included, by formulation."""
+    from formulations.milp import compile_model
+    from formulations.strengthened import STRENGTHENED
+    from formulations.textbook import TEXTBOOK
+    from solvers.highs import Highs
+
+    found = {}
+    for formulation in (TEXTBOOK, STRENGTHENED):
+        start = time.perf_counter()
+        bound = Highs().lp_bound(compile_model(formulation.build(problem)))
+        found[formulation.name] = (bound, time.perf_counter() - start)
+    return found
+
+
+def best_known(problem: LayerProblem) -> tuple[int, str]:
+    """The best objective on record for a shipped instance, else what the alternation finds."""
+    reference = json.loads((INSTANCES / "reference.json").read_text(encoding="utf-8"))
+    shipped = INSTANCES / f"{problem.name}.npz"
+    if problem.name in reference and shipped.exists() and LayerProblem.read(shipped).digest == problem.digest:
+        return int(reference[problem.name]["best_known"]), "record"
+    from solvers.registry import solve
+
+    evaluation = solve(problem, "alternation").evaluation
+    if evaluation is None:
+        raise InputError(f"problem {problem.name!r} has no feasible placement; there is no gap to measure")
+    return evaluation.objective, "alternation"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.lp_bounds", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("files", nargs="*", metavar="FILE", help="layer problems (default: the shipped d24, d32, d64)")
+    arguments = parser.parse_args(argv)
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title="LP bounds; gap to the best known objective")
+    for name in ("problem", "best known", "from", "textbook", "gap", "s", "strengthened", "gap", "s"):
+        table.add_column(name, justify="left" if name in ("problem", "from") else "right", no_wrap=True)
+    try:
+        for path in arguments.files or [INSTANCES / f"{name}.npz" for name in _DEFAULT]:
+            problem = LayerProblem.read(path)
+            best, source = best_known(problem)
+            cells = [problem.name, str(best), source]
+            for bound, seconds in lp_bounds(problem).values():
+                cells += [f"{bound:.0f}", f"{(best - bound) / max(1, abs(best)):.1%}", f"{seconds:.1f}"]
+            table.add_row(*cells)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    (Console() if sys.stdout.isatty() else Console(width=120)).print(table)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

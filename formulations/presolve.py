@@ -1,0 +1,86 @@
+"""Pairs (input, worker) whose share of the objective is known before any model is built.
+
+Where only rows (1)–(3) bind, the pair (j, p), p ≠ o(j), costs min(t_jp, g_j(S_p)). With lo and hi the
+least and the largest g_j(S_p) over the sets that worker p may hold:
+
+    lo ≥ t_jp   the pair costs t_jp, wherever the neurons go         (always)
+    hi ≤ t_jp   sending never pays, so its gains are placement costs  (never)
+
+Shapes: N neurons, M inputs, P workers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from formulations.loads import load_ranges
+from formulations.problem import LayerProblem
+
+IntArray = NDArray[np.int64]
+BoolArray = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class Reduction:
+    """A problem with the known pairs taken out: F(x) = constant + Σ place_cost x + Σ over free pairs of min(t, g·x).
+
+    Attributes:
+        problem: what was reduced.
+        constant: C0 and the sends of pairs that always cost t.
+        place_cost: N×P; e_ip and the gains of pairs that are never sent.
+        free: M×P; the pairs left.
+        always: M×P; the pairs that cost t whatever the placement.
+    """
+
+    problem: LayerProblem
+    constant: int
+    place_cost: IntArray
+    free: BoolArray
+    always: BoolArray
+
+
+def unreduced(problem: LayerProblem) -> Reduction:
+    """Every remote pair is free."""
+    nowhere = np.zeros_like(problem.remote)
+    return Reduction(problem, problem.base_cost, problem.place_cost, problem.remote, nowhere)
+
+
+def presolve(problem: LayerProblem) -> Reduction:
+    """Take out the pairs that are known. Only where rows (1)–(3) alone bind and messages cost as in `inputs`."""
+    least, most = _gain_ranges(problem)
+    always = problem.remote & (least >= problem.send_cost)
+    never = problem.remote & ~always & (most <= problem.send_cost)
+    place_cost = problem.place_cost.copy()
+    for p in range(problem.num_workers):
+        place_cost[:, p] += problem.gain[:, never[:, p]].sum(axis=1)
+    constant = problem.base_cost + int(problem.send_cost[always].sum())
+    return Reduction(problem, constant, place_cost, problem.remote & ~always & ~never, always)
+
+
+def _gain_ranges(problem: LayerProblem) -> tuple[IntArray, IntArray]:
+    """M×P: no set that worker p may hold has a smaller, or a larger, g_j(S_p).
+
+    By counts: a worker holds between fewest and most neurons, so g_j(S_p) lies between the sums of that
+    many smallest and largest gains. Exact for one unit load, valid for every other.
+    """
+    fewest, most = _count_ranges(problem)
+    ordered = np.sort(problem.gain, axis=0)
+    below = np.vstack([np.zeros((1, problem.num_inputs), dtype=np.int64), np.cumsum(ordered, axis=0)])
+    return below[fewest].T, (below[-1][None, :] - below[problem.num_neurons - most]).T
+
+
+def _count_ranges(problem: LayerProblem) -> tuple[IntArray, IntArray]:
+    """P, P: how many neurons a worker holds at least and at most, by its load ranges."""
+    lo, hi = load_ranges(problem)
+    num_neurons, num_workers = problem.num_neurons, problem.num_workers
+    fewest, most = np.zeros(num_workers, dtype=np.int64), np.full(num_workers, num_neurons, dtype=np.int64)
+    for k in range(problem.num_resources):
+        ascending = np.cumsum(np.sort(problem.load[:, k]))
+        descending = np.cumsum(np.sort(problem.load[:, k])[::-1])
+        # As many as fit if the lightest come first; as few as reach lo if the heaviest do.
+        most = np.minimum(most, np.searchsorted(ascending, hi[:, k], side="right"))
+        fewest = np.maximum(fewest, np.where(lo[:, k] > 0, np.searchsorted(descending, lo[:, k], side="left") + 1, 0))
+    return np.minimum(fewest, num_neurons), most

@@ -1,0 +1,161 @@
+"""Thousands of tiny problems on which every solver must agree with the enumeration in conftest.py."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+
+from formulations.loads import shortages
+from formulations.milp import compile_model
+from formulations.scaling import TOTAL_LIMIT_LOG2
+from formulations.strengthened import STRENGTHENED
+from formulations.textbook import TEXTBOOK
+from solvers import Termination, registry
+from solvers.highs import Highs
+from solvers.mip import BOUND_TOLERANCE, CLAIM_TOLERANCE
+
+HEURISTICS = ("contiguous", "l0-munkres", "alternation")
+MIPS = ("highs", "highs-textbook")
+SMALL = {"num_neurons": 5, "num_inputs": 4, "num_workers": 3}
+FULL = {"num_neurons": 7, "num_inputs": 6, "num_workers": 3}
+#: Problems of a seed's block; the blocks keep one failure from hiding the rest.
+BLOCK = 100
+NUM_SMALL_BLOCKS, NUM_FULL_BLOCKS, NUM_SLOW_BLOCKS = 9, 2, 50
+
+
+@dataclasses.dataclass(frozen=True)
+class Answered:
+    """A starter whose answer is known already, so that alternation runs once a problem."""
+
+    answer: object
+    name: str = "answered"
+
+    def solve(self, problem, constraints=(), limits=None, report=None):
+        return self.answer
+
+
+def numbered(draw_problem, seed, block, **options):
+    """The block's problems with a text that finds each of them again."""
+    for number in range(block * BLOCK, (block + 1) * BLOCK):
+        yield f"seed [{seed}, {number}]", draw_problem(np.random.default_rng([seed, number]), **options)
+
+
+def assert_infeasible(result, problem, where):
+    """The result says INFEASIBLE, and which worker or resource is short."""
+    assert result.termination is Termination.INFEASIBLE, where
+    names = (*problem.worker_names, *map(repr, problem.resource_names))
+    assert all(any(name in message for name in names) for message in result.messages), (where, result.messages)
+
+
+def all_answers(problem):
+    """Every solver's result by name; the MIPs both with a start and without."""
+    results = {name: registry.get(name).solve(problem) for name in HEURISTICS}
+    for name in MIPS:
+        mip, start = registry.get(name), Answered(results["alternation"])
+        results[name] = dataclasses.replace(mip, starter=start).solve(problem)
+        results[f"{name} without a start"] = dataclasses.replace(mip, starter=None).solve(problem)
+    return results
+
+
+def assert_agreement(problem, truth, where):
+    """Heuristics no better than the optimum, MIPs and brute force equal to it, LP bounds in order below it."""
+    results = all_answers(problem)
+    results["brute-force"] = registry.get("brute-force").solve(problem)
+    for name, result in results.items():
+        context = f"{where}: {name}: {result}"
+        if not truth.feasible:
+            assert_infeasible(result, problem, context)
+            continue
+        assert result.primal_bound == truth.cost_of(result.assignment.worker), context
+        if name in HEURISTICS:
+            assert result.termination is Termination.FEASIBLE, context
+        else:
+            assert result.termination is Termination.OPTIMAL, context
+            assert result.primal_bound == result.dual_bound == truth.optimum, context
+    if truth.feasible:
+        textbook, strengthened = (
+            Highs().lp_bound(compile_model(formulation.build(problem))) for formulation in (TEXTBOOK, STRENGTHENED)
+        )
+        slack = 1e-6 * max(1, abs(truth.optimum))
+        assert -math.inf < textbook <= strengthened + slack, (where, textbook, strengthened)
+        assert strengthened <= truth.optimum + slack, (where, strengthened, truth.optimum)
+
+
+@pytest.mark.parametrize("block", range(NUM_SMALL_BLOCKS))
+def test_all_solvers_agree_on_small_problems(block, draw_problem, enumerate_placements):
+    """On 900 problems of up to 5 × 4 × 3 all exact solvers return the optimum, or say what is short."""
+    for where, problem in numbered(draw_problem, 1, block, sizes=SMALL):
+        assert_agreement(problem, enumerate_placements(problem), where)
+
+
+@pytest.mark.parametrize("block", range(NUM_FULL_BLOCKS))
+def test_all_solvers_agree_on_larger_problems(block, draw_problem, enumerate_placements):
+    """The same on 200 problems of up to 7 × 6 × 3."""
+    for where, problem in numbered(draw_problem, 2, block, sizes=FULL):
+        assert_agreement(problem, enumerate_placements(problem), where)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("block", range(NUM_SLOW_BLOCKS))
+def test_all_solvers_agree_on_five_thousand_more(block, draw_problem, enumerate_placements):
+    """The same on 5,000 problems of up to 7 × 6 × 3 that the default run does not see."""
+    for where, problem in numbered(draw_problem, 3, block, sizes=FULL):
+        assert_agreement(problem, enumerate_placements(problem), where)
+
+
+def test_the_problems_are_the_mixture_they_should_be(draw_problem, enumerate_placements):
+    """At least 1,000 problems, a fifth of them infeasible, some only by packing; and every kind of trouble occurs."""
+    problems = [
+        problem
+        for seed, blocks, sizes in ((1, NUM_SMALL_BLOCKS, SMALL), (2, NUM_FULL_BLOCKS, FULL))
+        for block in range(blocks)
+        for _, problem in numbered(draw_problem, seed, block, sizes=sizes)
+    ]
+    infeasible = [problem for problem in problems if not enumerate_placements(problem).feasible]
+    assert len(problems) >= 1000
+    assert len(infeasible) >= 0.2 * len(problems)
+    assert sum(not shortages(problem) for problem in infeasible) >= 0.04 * len(problems)
+    assert sum(bool(shortages(problem)) for problem in infeasible) >= 0.04 * len(problems)
+    for trouble in (
+        lambda p: p.num_workers == 1,
+        lambda p: p.num_inputs == 0,
+        lambda p: p.num_neurons < p.num_workers,
+        lambda p: p.num_resources == 2,
+        lambda p: bool((p.capacity == 0).all(axis=1).any()),
+        lambda p: bool((p.place_cost < 0).any()),
+        lambda p: p.num_inputs > 0 and not p.gain.any(),
+        lambda p: p.num_inputs > 0 and bool((p.prune_cost >= p.keep_cost + p.send_cost.max()).any()),
+    ):
+        assert sum(map(trouble, problems)) >= 20
+
+
+def test_big_integer_costs_keep_the_optimum(draw_problem, enumerate_placements):
+    """Costs times 2^30: the optimum to the integer, and a bound that is lower by the documented tolerance at most."""
+    for where, problem in numbered(draw_problem, 4, 0, factor=2**30, sizes=SMALL):
+        assert_agreement_at_size(problem, enumerate_placements(problem), where, exact=True)
+
+
+def test_float_costs_near_the_limit_keep_the_optimum(draw_problem, enumerate_placements):
+    """Float costs scaled to totals near 2^50: within the tolerance for claims, and never a bound that is too high."""
+    for where, problem in numbered(draw_problem, 5, 0, floats=True, sizes=SMALL):
+        largest = max(int(np.abs(getattr(problem, key)).sum()) for key in ("prune_cost", "send_cost", "place_cost"))
+        totals = (largest, abs(problem.objective_constant), problem.keep_cost * problem.prune_cost.size)
+        assert max(totals) == 0 or 2 ** (TOTAL_LIMIT_LOG2 - 1.01) <= max(totals) < 2**TOTAL_LIMIT_LOG2
+        assert_agreement_at_size(problem, enumerate_placements(problem), where, exact=False)
+
+
+def assert_agreement_at_size(problem, truth, where, exact):
+    """`assert_agreement` where float64 no longer tells neighbouring integers apart."""
+    for name, result in all_answers(problem).items():
+        context = f"{where}: {name}: {result}"
+        if not truth.feasible:
+            assert_infeasible(result, problem, context)
+            continue
+        size = max(abs(truth.optimum), *(abs(int(truth.cost.max())),))
+        assert result.primal_bound == truth.cost_of(result.assignment.worker), context
+        assert result.dual_bound <= truth.optimum, context
+        if name not in HEURISTICS:
+            assert result.termination is Termination.OPTIMAL, context
+            assert result.primal_bound - truth.optimum <= (0 if exact else CLAIM_TOLERANCE * size), context
+            assert truth.optimum - result.dual_bound <= 2 * BOUND_TOLERANCE * size + 1, context
