@@ -13,7 +13,9 @@ from torch import Tensor
 from adapters.calibrate import Moments
 
 #: Strength of the pull towards the original weights, relative to the mean energy of the inputs at hand.
-RIDGE = 1e-3
+#: On examples held back from the digits' training split the output error is flat from 1e-6 to 1e-3
+#: (0.32 % at 17 % of the bytes) and rises after that (0.45 % at 1e-2, 1.6 % at 1e-1).
+RIDGE = 1e-4
 
 
 def refit(
