@@ -24,9 +24,7 @@ def apply_plan(model: nn.Module, plan: PartitionPlan, *, adjusted: bool = True) 
         try:
             module = smaller.get_submodule(layer.name)
         except AttributeError:
-            raise InputError(
-                f"the plan has a layer {layer.name!r}, the model has none; apply it to its own model"
-            ) from None
+            raise InputError(f"the model has no layer {layer.name!r}; apply the plan to the model it is for") from None
         kept = torch.from_numpy(layer.evaluation.kept)
         weight = module.weight
         if not isinstance(weight, nn.Parameter) or tuple(weight.shape) != tuple(kept.shape):

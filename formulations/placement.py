@@ -2,7 +2,7 @@ r"""Models of the placement alone: where neurons can sit, whatever the messages.
 
     \min \sum_{ip} c_{ip} x_{ip}   subject to rows (1) and (3) of the textbook formulation
 
-and its elastic form, in which every load row may be missed at a cost of 1 per unit.
+and its elastic form, in which every load row may be missed at a cost.
 """
 
 from __future__ import annotations
@@ -48,8 +48,11 @@ def shortfall_model(problem: LayerProblem) -> Any:
 
     model.at_most = pyo.Constraint(index, rule=at_most)
     model.at_least = pyo.Constraint(index, rule=at_least)
-    slacks = [*model.over.values(), *model.under.values()]
-    model.objective = pyo.Objective(expr=linear([1] * len(slacks), slacks), sense=pyo.minimize)
+    # In shares of what the neurons need in all, so that a byte does not count as much as a neuron.
+    share = (1.0 / np.maximum(1, problem.load.sum(axis=0))).tolist()
+    misses = [(variable, share[k]) for family in (model.over, model.under) for (_, k), variable in family.items()]
+    variables, costs = zip(*misses, strict=True)
+    model.objective = pyo.Objective(expr=linear(costs, variables), sense=pyo.minimize)
     return model
 
 

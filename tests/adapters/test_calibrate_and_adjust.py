@@ -1,0 +1,122 @@
+"""Moments and the refit, against plain numpy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from adapters.adjust import refit
+from adapters.calibrate import Moments, measure
+from formulations import InputError
+
+
+def _network() -> nn.Sequential:
+    torch.manual_seed(3)
+    return nn.Sequential(nn.Linear(5, 7), nn.ReLU(), nn.Linear(7, 3)).double()
+
+
+def test_moments_equal_those_of_all_data_at_once() -> None:
+    """Streaming over uneven batches gives the plain second moments, cross moments and variance."""
+    model, data = _network(), torch.randn(50, 5, dtype=torch.float64)
+    found = measure(model, model, ["0", "2"], [data[:7], data[7:30], data[30:]])
+    with torch.no_grad():
+        hidden = model[1](model[0](data))
+        for name, inputs, outputs in (("0", data, model[0](data)), ("2", hidden, model(data))):
+            extended = np.hstack([inputs.numpy(), np.ones((50, 1))])
+            np.testing.assert_allclose(found[name].gram, extended.T @ extended / 50, atol=1e-12)
+            np.testing.assert_allclose(found[name].cross, extended.T @ outputs.numpy() / 50, atol=1e-12)
+            assert found[name].target_variance == pytest.approx(outputs.numpy().var(axis=0).sum())
+
+
+def test_moments_take_inputs_of_one_model_and_outputs_of_another() -> None:
+    """The changed network gives the inputs, the original the targets."""
+    original, data = _network(), torch.randn(20, 5, dtype=torch.float64)
+    changed = _network()
+    with torch.no_grad():
+        changed[0].weight.zero_()
+        inputs, target = torch.relu(changed[0](data)), original(data)
+    found = measure(changed, original, ["2"], [data])["2"]
+    np.testing.assert_allclose(found.gram[:-1, :-1], inputs.T @ inputs / 20, atol=1e-12)
+    np.testing.assert_allclose(found.cross[:-1], inputs.T @ target / 20, atol=1e-12)
+
+
+def test_measuring_leaves_the_model_as_it_was() -> None:
+    """No hook stays behind, and training mode is restored."""
+    model = _network().train()
+    measure(model, model, ["0"], [torch.randn(4, 5, dtype=torch.float64)])
+    assert model.training
+    assert not model[0]._forward_hooks
+
+
+@pytest.mark.parametrize(
+    ("batches", "said"),
+    [
+        ([], "no calibration batches"),
+        ([torch.zeros(0, 5, dtype=torch.float64)], "batch 0 is empty"),
+        ([torch.zeros(2, 5, dtype=torch.float64), torch.full((2, 5), torch.nan, dtype=torch.float64)], "batch 1 holds"),
+    ],
+)
+def test_unusable_calibration_data_is_refused(batches: list[torch.Tensor], said: str) -> None:
+    """Nothing, an empty batch and NaN are named."""
+    model = _network()
+    with pytest.raises(InputError, match=said):
+        measure(model, model, ["0"], batches)
+
+
+def _moments(inputs: np.ndarray, target: np.ndarray) -> Moments:
+    extended = np.hstack([inputs, np.ones((len(inputs), 1))])
+    gram, cross = extended.T @ extended / len(inputs), extended.T @ target / len(inputs)
+    return Moments(torch.from_numpy(gram), torch.from_numpy(cross), float(target.var(axis=0).sum()))
+
+
+def test_refit_without_pull_is_least_squares_on_the_kept_weights() -> None:
+    """Per neuron the refit equals numpy's least squares over its own inputs and a constant."""
+    rng = np.random.default_rng(0)
+    inputs, target = rng.normal(size=(200, 6)), rng.normal(size=(200, 4))
+    kept = rng.random((4, 6)) < 0.6
+    kept[2] = kept[0]  # two neurons that share a pattern
+    layer = nn.Linear(6, 4).double()
+    weight, bias = refit(layer.weight, layer.bias, kept, _moments(inputs, target), ridge=0.0)
+    assert bias is not None
+    for i in range(4):
+        design = np.hstack([inputs[:, kept[i]], np.ones((200, 1))])
+        wanted = np.linalg.lstsq(design, target[:, i], rcond=None)[0]
+        np.testing.assert_allclose(weight.detach().numpy()[i, kept[i]], wanted[:-1], atol=1e-9)
+        assert bias.detach().numpy()[i] == pytest.approx(wanted[-1], abs=1e-9)
+        assert not weight.detach().numpy()[i, ~kept[i]].any()
+
+
+def test_refit_of_an_unpruned_layer_changes_nothing() -> None:
+    """With every weight kept and the original's own inputs, the original is the best fit, whatever the pull."""
+    torch.manual_seed(1)
+    layer, data = nn.Linear(6, 4).double(), torch.randn(100, 6, dtype=torch.float64)
+    with torch.no_grad():
+        moments = _moments(data.numpy(), layer(data).numpy())
+    weight, bias = refit(layer.weight, layer.bias, np.ones((4, 6), dtype=bool), moments, ridge=0.5)
+    torch.testing.assert_close(weight, layer.weight.detach())
+    torch.testing.assert_close(bias, layer.bias.detach())
+
+
+def test_refit_survives_dead_inputs_and_neurons_without_any() -> None:
+    """Inputs that are always zero keep their weights; a neuron with nothing at hand gets the mean as its bias."""
+    inputs = np.random.default_rng(2).normal(size=(50, 3))
+    inputs[:, 1] = 0.0
+    layer = nn.Linear(3, 2).double()
+    target = np.stack([inputs[:, 0], inputs[:, 2] + 5.0], axis=1)
+    kept = np.array([[True, True, True], [False, False, False]])
+    weight, bias = refit(layer.weight, layer.bias, kept, _moments(inputs, target))
+    assert weight[0, 1] == pytest.approx(float(layer.weight[0, 1].detach()))
+    assert bias is not None
+    assert float(bias[1].detach()) == pytest.approx(target[:, 1].mean())
+
+
+def test_refit_of_a_layer_without_bias_has_none() -> None:
+    """No bias is invented."""
+    inputs = np.random.default_rng(2).normal(size=(50, 3))
+    layer = nn.Linear(3, 2, bias=False).double()
+    weight, bias = refit(layer.weight, None, np.ones((2, 3), dtype=bool), _moments(inputs, inputs[:, :2]), ridge=0.0)
+    assert bias is None
+    wanted = np.linalg.lstsq(inputs, inputs[:, :2], rcond=None)[0].T
+    np.testing.assert_allclose(weight.detach().numpy(), wanted, atol=1e-9)

@@ -1,0 +1,209 @@
+"""From a trained module to a plan and back: placements carried, bytes counted, the original untouched."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from adapters import PartitionPlan, apply_plan, partition_model
+from adapters.calibrate import measure
+from adapters.extract import Prices, contiguous_owners, neuron_shares, weight_costs
+from adapters.graph import layers_of
+from adapters.plan import PlanError
+from formulations import Cluster, InputError
+
+
+def _network(seed: int = 0) -> nn.Sequential:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(9, 14), nn.ReLU(), nn.Sequential(nn.Linear(14, 11), nn.Tanh()), nn.Linear(11, 5))
+
+
+def _data(seed: int = 1) -> Tensor:
+    torch.manual_seed(seed)
+    return torch.randn(128, 9)
+
+
+def _plan(cluster: Cluster, price: float = 1e-3, solver: str = "alternation", **prices: float) -> PartitionPlan:
+    data = _data()
+    return partition_model(
+        _network(), data[:2], cluster, solver=solver, calibration=data.split(32), prices=Prices(price, **prices)
+    )
+
+
+def _cluster(num_workers: int, speeds: list[float] | None = None, memory: list[int] | None = None) -> Cluster:
+    equal = Cluster.equal(num_workers)
+    return Cluster(
+        equal.worker_names,
+        np.array(speeds or [1.0] * num_workers),
+        np.array(memory or [-1] * num_workers),
+        equal.bytes_per_second,
+        equal.seconds,
+    )
+
+
+def _by_workers(model: nn.Sequential, plan: PartitionPlan, data: Tensor) -> tuple[Tensor, int]:
+    """Outputs and bytes per example of P workers that only see what they hold or are sent; plain loops."""
+    modules = dict(model.named_modules())
+    activations, total = data.double(), 0
+    after = {"0": torch.relu, "2.0": torch.tanh, "3": lambda x: x}
+    for layer in plan.layers:
+        module, problem, assignment = modules[layer.name], layer.problem, layer.evaluation.assignment
+        assert isinstance(module, nn.Linear)
+        outputs = torch.zeros(len(data), module.out_features, dtype=torch.float64)
+        for p in range(problem.num_workers):
+            inbox = [j for j in range(problem.num_inputs) if assignment.sent is not None and assignment.sent[j, p]]
+            total += 4 * len(inbox)
+            at_hand = [j for j in range(problem.num_inputs) if problem.input_worker[j] == p or j in inbox]
+            for i in np.flatnonzero(assignment.worker == p):
+                weights = module.weight[i, at_hand].double()
+                outputs[:, i] = activations[:, at_hand] @ weights + module.bias[i].double()
+        activations = after[layer.name](outputs)
+    return activations, total
+
+
+@pytest.mark.parametrize("cluster", [Cluster.equal(3), _cluster(4, [3.0, 1.0, 1.0, 2.0]), Cluster.equal(1)])
+def test_applied_module_computes_what_workers_compute_from_what_they_are_sent(cluster: Cluster) -> None:
+    """The adjusted module equals a worker-by-worker simulation, whose messages are the predicted bytes."""
+    plan, data = _plan(cluster), _data(5)
+    applied = apply_plan(_network(), plan)
+    assert isinstance(applied, nn.Sequential)
+    with torch.no_grad():
+        wanted, num_bytes = _by_workers(applied, plan, data)
+        torch.testing.assert_close(applied(data).double(), wanted, atol=1e-5, rtol=1e-5)
+    assert num_bytes == plan.bytes_sent
+    assert plan.bytes_sent < plan.bytes_direct or cluster.num_workers == 1
+
+
+def test_placement_is_carried_to_the_next_layer() -> None:
+    """A layer's inputs live where the layer before put its neurons, the network's own in equal stretches."""
+    plan = _plan(Cluster.equal(3))
+    np.testing.assert_array_equal(plan.layers[0].problem.input_worker, [0, 0, 0, 1, 1, 1, 2, 2, 2])
+    for before, after in zip(plan.layers, plan.layers[1:], strict=False):
+        np.testing.assert_array_equal(after.problem.input_worker, before.worker)
+
+
+def test_free_traffic_loses_nothing() -> None:
+    """At price 0 everything is sent and the unadjusted copy is the original."""
+    plan, data = _plan(Cluster.equal(3), price=0.0), _data(5)
+    with torch.no_grad():
+        torch.testing.assert_close(apply_plan(_network(), plan, adjusted=False)(data), _network()(data))
+
+
+def test_adjustment_brings_the_outputs_back() -> None:
+    """At a price that drops most traffic, the adjusted outputs are several times closer to the original's."""
+    plan, data = _plan(Cluster.equal(3), price=8e-3), _data(5)
+    assert plan.bytes_sent < 0.5 * plan.bytes_direct
+    with torch.no_grad():
+        original = _network()(data)
+        errors = [
+            float((apply_plan(_network(), plan, adjusted=adjusted)(data) - original).square().sum())
+            for adjusted in (True, False)
+        ]
+    assert errors[0] < 0.5 * errors[1]
+
+
+def test_original_is_untouched_and_keys_stay() -> None:
+    """apply_plan works on a copy with the same state_dict keys, which loads into the original's class."""
+    model, plan = _network(), _plan(Cluster.equal(3))
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    applied = apply_plan(model, plan)
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, before[key])
+    _network(7).load_state_dict(applied.state_dict())
+
+
+def test_layers_share_one_scale() -> None:
+    """One trade-off for the whole network needs one unit."""
+    assert len({layer.problem.scale for layer in _plan(Cluster.equal(3)).layers}) == 1
+
+
+def test_pruned_weights_are_counted_and_zero() -> None:
+    """The plan's kept weights are the applied module's possible non-zeros, with a keep price fewer."""
+    plan = _plan(Cluster.equal(2), per_weight=1e-4)
+    applied = apply_plan(_network(), plan)
+    for layer in plan.layers:
+        weight = applied.get_submodule(layer.name).weight
+        assert int((weight != 0).sum()) == layer.evaluation.num_kept_weights < weight.numel()
+
+
+def test_memory_is_a_second_resource_less_what_earlier_layers_took() -> None:
+    """Worker 0 may hold 6 neurons of the first layer (40 bytes each) and then nothing more."""
+    plan = _plan(_cluster(2, memory=[240, -1]), slack=1.0)
+    first, second, third = plan.layers
+    assert first.problem.resource_names == ("neurons", "memory_bytes")
+    held = 40 * int((first.worker == 0).sum())
+    assert held <= 240
+    assert second.problem.capacity[0, 1] == 240 - held
+    assert third.problem.capacity[0, 1] == 240 - held - 60 * int((second.worker == 0).sum())
+
+
+def test_a_network_that_does_not_fit_is_a_plan_error_that_names_layer_and_shortage() -> None:
+    """Exact shares need 7 neurons of 40 bytes on worker 0, which has 200."""
+    with pytest.raises(PlanError, match=r"layer '0': INFEASIBLE: .*w0.*'memory_bytes'.*80"):
+        _plan(_cluster(2, memory=[200, -1]))
+
+
+def test_plan_of_another_model_is_refused() -> None:
+    """Missing layers and other shapes are named."""
+    plan = _plan(Cluster.equal(2))
+    with pytest.raises(InputError, match="no layer '0'"):
+        apply_plan(nn.Sequential(), plan)
+    with pytest.raises(InputError, match="layer '0' has weight"):
+        apply_plan(nn.Sequential(nn.Linear(9, 13)), plan)
+
+
+def test_plan_prints_every_layer_and_the_total() -> None:
+    """The table names each layer and the share of direct parallel."""
+    plan = _plan(Cluster.equal(2))
+    text = str(plan)
+    assert [line.split()[0] for line in text.splitlines()] == ["layer", "0", "2.0", "3", "total"]
+    assert f"{plan.bytes_sent / plan.bytes_direct:.1%}" in text
+
+
+class _Own(nn.Module):
+    pass
+
+
+_SHARED = nn.Linear(4, 4)
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        (_Own(), "is a _Own"),
+        (nn.Sequential(nn.Conv1d(1, 1, 1)), "'0' is a Conv1d"),
+        (nn.Sequential(nn.ReLU()), "no Linear layer"),
+        (nn.Sequential(_SHARED, nn.ReLU(), _SHARED), "'2' is used twice"),
+        (nn.Sequential(nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2))), "'0.1' is a LayerNorm"),
+    ],
+)
+def test_models_that_are_not_covered_are_refused_by_name(model: nn.Module, said: str) -> None:
+    """The message names the module in the way."""
+    with pytest.raises(InputError, match=said):
+        layers_of(model)
+
+
+def test_shares_go_by_speed_with_largest_remainders() -> None:
+    """10 neurons at speeds 2:1:1 are 5, 2.5, 2.5: the tie goes to the earlier worker."""
+    cluster = _cluster(3, [2.0, 1.0, 1.0])
+    least, most = neuron_shares(10, cluster, slack=0.0)
+    assert least.tolist() == most.tolist() == [5, 3, 2]
+    least, most = neuron_shares(10, cluster, slack=0.2)
+    assert (least.tolist(), most.tolist()) == ([4, 2, 2], [6, 3, 3])
+
+
+def test_inputs_lie_in_equal_stretches() -> None:
+    """7 inputs on 3 workers: stretches of 3, 2, 2."""
+    assert contiguous_owners(7, 3).tolist() == [0, 0, 0, 1, 1, 2, 2]
+
+
+def test_weight_costs_by_hand() -> None:
+    """w = (2, 1), inputs ±1 and ±3: costs 4·1/2 and 1·9/2, over Var(2a + b) = 4 + 9 = 13."""
+    layer = nn.Linear(2, 1)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[2.0, 1.0]]))
+    model, data = nn.Sequential(layer), torch.tensor([[1.0, 3.0], [1.0, -3.0], [-1.0, 3.0], [-1.0, -3.0]])
+    moments = measure(model, model, ["0"], [data])["0"]
+    np.testing.assert_allclose(weight_costs(layer.weight, moments), [[2 / 13, 4.5 / 13]], rtol=1e-6)
