@@ -26,7 +26,7 @@ from formulations.errors import InputError
 from formulations.files import write_file
 from formulations.problem import LayerProblem
 from solvers.base import Limit, Progress, SolveLimits, SolverError, SolveResult
-from solvers.registry import SOLVERS, get
+from solvers.registry import SOLVERS, get, require
 
 if TYPE_CHECKING:
     from benchmarks.rows import ModelRow, Row
@@ -272,7 +272,7 @@ def _run(argv: Sequence[str] | None) -> int:
         return 0
     methods = list(dict.fromkeys([*BASELINES, *asked]))
     for method in methods:
-        get(method, arguments.seed)
+        require(method)
     limits = SolveLimits(seconds=arguments.time_limit)
     if arguments.problem and (arguments.workers is not None or arguments.cluster or arguments.price is not None):
         raise InputError("--workers, --cluster and --price go with a model; a --problem has its own workers and costs")

@@ -69,7 +69,7 @@ def row_of(problem: LayerProblem, result: SolveResult) -> Row:
     """
     found = result.evaluation
     if found is not None:
-        again = evaluate(problem, Assignment(found.assignment.worker, problem_digest=problem.digest))
+        again = evaluate(problem, Assignment(found.assignment.worker))
         if again.objective != found.objective or again.violations:
             raise ContradictionError(
                 f"{result.solver} on problem {problem.name!r}: says {found.objective}, its placement evaluates to "

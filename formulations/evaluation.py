@@ -44,7 +44,7 @@ class Evaluation:
     Attributes:
         objective: the problem's objective, with the terms its kind counts.
         pruned_cost, kept_cost, traffic_cost, place_cost: Σ a(1−z), Σ κz, the messages' cost, Σ e x.
-        assignment: the assignment with its messages filled in.
+        assignment: the assignment with its messages filled in and its problem's digest.
         kept: N×M; weight (i, j) is kept.
         load: P×K.
         link_bytes: P×P (from, to), per example.
@@ -132,23 +132,18 @@ def evaluate(problem: LayerProblem, assignment: Assignment, constraints: Sequenc
 
 
 def _with_messages(problem: LayerProblem, assignment: Assignment) -> Assignment:
-    given = assignment.partial if problem.communication == "partials" else assignment.sent
-    if given is not None:
-        return assignment
-    if not problem.messages_follow_placement:
-        key = "partial" if problem.communication == "partials" else "sent"
-        raise InputError(
-            f"problem {problem.name!r} has limits, a budget or objective {problem.objective!r}, so its messages do not "
-            f"follow from the placement; give the assignment {key!r}"
-        )
-    messages = {
-        "inputs": _derived_inputs,
-        "partials": _derived_partials,
-        "per_weight": _derived_per_weight,
-    }[problem.communication](problem, assignment.worker)
-    if problem.communication == "partials":
-        return Assignment(assignment.worker, partial=messages, problem_digest=assignment.problem_digest)
-    return Assignment(assignment.worker, sent=messages, problem_digest=assignment.problem_digest)
+    """The assignment with its messages filled in and its problem named."""
+    key = "partial" if problem.communication == "partials" else "sent"
+    messages = getattr(assignment, key)
+    if messages is None:
+        if not problem.messages_follow_placement:
+            raise InputError(
+                f"problem {problem.name!r} has limits, a budget or objective {problem.objective!r}, so its messages "
+                f"do not follow from the placement; give the assignment {key!r}"
+            )
+        derive = {"inputs": _derived_inputs, "partials": _derived_partials, "per_weight": _derived_per_weight}
+        messages = derive[problem.communication](problem, assignment.worker)
+    return Assignment(assignment.worker, **{key: messages}, problem_digest=problem.digest)
 
 
 def _derived_inputs(problem: LayerProblem, worker: IntArray) -> BoolArray:

@@ -25,10 +25,10 @@ def read_arrays(path: str | Path, schema: str, known: Collection[str]) -> dict[s
     """
     path = Path(path)
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if not isinstance(loaded, np.lib.npyio.NpzFile):
-            raise InputError(f"{path}: holds one bare array; a {schema} file is an .npz of named arrays")
-        with loaded:
+        with path.open("rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            if not isinstance(loaded, np.lib.npyio.NpzFile):
+                raise InputError(f"{path}: holds one bare array; a {schema} file is an .npz of named arrays")
             arrays = {name: loaded[name] for name in loaded.files}
     except InputError:
         raise

@@ -79,7 +79,7 @@ class Formulation:
         sent = self.reduce(problem).always.copy()
         for index, value in data.decode(np.rint(values)).get("u", {}).items():
             sent[index] = value == 1
-        return Assignment(decode_placement(problem, data, values), sent=sent, problem_digest=problem.digest)
+        return Assignment(decode_placement(problem, data, values), sent=sent)
 
 
 @contextlib.contextmanager

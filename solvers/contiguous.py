@@ -53,5 +53,5 @@ class Contiguous:
         placed = place(problem, distance**2, limits)
         if placed is None:
             return infeasible_result(self, problem, watch, explain_infeasible(problem))
-        evaluation = evaluate(problem, Assignment(placed, problem_digest=problem.digest))
+        evaluation = evaluate(problem, Assignment(placed))
         return heuristic_result(self, problem, evaluation, watch)

@@ -60,7 +60,7 @@ class L0Munkres:
         worker = place(problem, separable_cost(problem), limits)
         if worker is None:
             return infeasible_result(self, problem, watch, explain_infeasible(problem))
-        evaluation = evaluate(problem, Assignment(worker, problem_digest=problem.digest))
+        evaluation = evaluate(problem, Assignment(worker))
         report(Progress(watch.elapsed, evaluation.objective, -math.inf, "placed"))
         return heuristic_result(self, problem, evaluation, watch)
 
@@ -126,13 +126,13 @@ class Alternation:
     def _descend(self, problem: LayerProblem, worker: IntArray, watch: Stopwatch) -> Iterator[Evaluation]:
         """Evaluations of ever better placements; each step costs one assignment problem."""
         while True:
-            found = evaluate(problem, Assignment(worker, problem_digest=problem.digest))
+            found = evaluate(problem, Assignment(worker))
             yield found
             sent = found.assignment.sent
             assert sent is not None
             worker_next = place(problem, cost_given_sent(problem, sent), watch.limits_left())
             assert worker_next is not None  # `worker` itself fits
-            after = evaluate(problem, Assignment(worker_next, sent=sent, problem_digest=problem.digest))
+            after = evaluate(problem, Assignment(worker_next, sent=sent))
             if after.objective >= found.objective:
                 return
             worker = worker_next

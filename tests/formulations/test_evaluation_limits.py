@@ -200,7 +200,7 @@ def test_custom_constraint_with_an_impossible_amount(refused, amount):
         {"objective": "traffic", "error_budget": 0},
         {"objective": "error", "traffic_budget": 0},
     ],
-    ids=lambda limit: "+".join(limit),
+    ids="+".join,
 )
 def test_messages_must_be_given_where_they_do_not_follow(refused, limit):
     """With any limit, budget or other objective, an assignment without `sent` is refused."""

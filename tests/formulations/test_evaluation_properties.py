@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from formulations import Assignment, evaluate
+from formulations import Assignment, LayerProblem, evaluate
 
 RANDOM = settings(deadline=None, max_examples=250)
 SIZES = ("num_neurons", "num_inputs", "num_workers")
@@ -150,8 +150,6 @@ def test_bytes_recounted(placed_problems, data):
 @given(data=st.data())
 def test_kept_weight_capacity_is_the_best_choice(placed_problems, data):
     """Under (5) no worker exceeds its places, none is left empty, and no lost weight is worth more than a kept one."""
-    from formulations import LayerProblem
-
     placed = data.draw(placed_problems(modes=("inputs", "partials")))
     places = [data.draw(st.integers(-1, 3)) for _ in range(placed.problem.num_workers)]
     problem = LayerProblem(**placed.given, kept_weight_capacity=places)
