@@ -56,3 +56,14 @@ def refit(
         fitted[neurons[:, None], support[None, :]] = solution.T
     new_weight = fitted[:, :num_inputs].to(weight)
     return new_weight, None if bias is None else fitted[:, num_inputs].to(bias)
+
+
+def relative_error(weight: Tensor, bias: Tensor | None, moments: Moments) -> float:
+    """E|ŵ·x̂ − y|² summed over neurons, in shares of the target's variance, on the calibration examples."""
+    extended = torch.zeros(weight.shape[0], weight.shape[1] + 1, dtype=torch.float64)
+    extended[:, :-1] = weight.detach().double().cpu()
+    if bias is not None:
+        extended[:, -1] = bias.detach().double().cpu()
+    explained = 2 * (extended * moments.cross.cpu().T).sum() - (extended @ moments.gram.cpu() * extended).sum()
+    squared = max(0.0, moments.target_energy - float(explained))
+    return squared / moments.target_variance if moments.target_variance > 0 else squared

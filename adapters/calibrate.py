@@ -22,11 +22,13 @@ class Moments:
     Attributes:
         gram: (M+1)×(M+1), E[x̂ x̂ᵀ] of the inputs.
         cross: (M+1)×N, E[x̂ yᵀ] with the target outputs.
-        target_variance: Σ_i Var(y_i) of the target outputs.
+        target_energy: Σ_i E[y_i²] of the target outputs.
+        target_variance: Σ_i Var(y_i).
     """
 
     gram: Tensor
     cross: Tensor
+    target_energy: float
     target_variance: float
 
     @property
@@ -50,9 +52,9 @@ class _Sums:
         self.target_square = self.target_square + y.square().sum(dim=0)
 
     def moments(self) -> Moments:
-        mean = self.target_sum / self.count
-        variance = (self.target_square / self.count - mean.square()).clamp(min=0).sum()
-        return Moments(self.gram / self.count, self.cross / self.count, float(variance))
+        energy = self.target_square / self.count
+        variance = (energy - (self.target_sum / self.count).square()).clamp(min=0)
+        return Moments(self.gram / self.count, self.cross / self.count, float(energy.sum()), float(variance.sum()))
 
 
 def measure(

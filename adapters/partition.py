@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from adapters.adjust import refit
+from adapters.adjust import refit, relative_error
 from adapters.apply import apply_plan
 from adapters.calibrate import measure
 from adapters.extract import Prices, common_scale, contiguous_owners, layer_problem, neuron_memory, weight_costs
@@ -98,19 +99,22 @@ class Partitioner:
         Raises:
             PlanError: a layer has no assignment.
         """
-        layers = tuple(LayerPlan(problem, result) for problem, result in self.problems(answer))
-        return PartitionPlan(self._cluster, layers, self._adjusted(layers))
+        plan = PartitionPlan(
+            self._cluster,
+            tuple(LayerPlan(problem, result) for problem, result in self.problems(answer)),
+            {key: value.detach().clone() for key, value in self._model.state_dict().items()},
+            {},
+        )
+        for layer in plan.layers:
+            plan = self._adjusted(plan, layer)
+        return plan
 
-    def _adjusted(self, layers: Sequence[LayerPlan]) -> dict[str, Tensor]:
-        """Weights refitted front to back, each layer on the activations of the network changed so far."""
-        weights = {key: value.detach().clone() for key, value in self._model.state_dict().items()}
-        for layer in layers:
-            changed = apply_plan(self._model, PartitionPlan(self._cluster, tuple(layers), weights))
-            moments = measure(changed, self._model, [layer.name], self._calibration)[layer.name]
-            module = self._model.get_submodule(layer.name)
-            assert isinstance(module, nn.Linear)  # layers_of takes no others
-            weight, bias = refit(module.weight, module.bias, layer.evaluation.kept, moments)
-            weights[f"{layer.name}.weight"] = weight
-            if bias is not None:
-                weights[f"{layer.name}.bias"] = bias
-        return weights
+    def _adjusted(self, plan: PartitionPlan, layer: LayerPlan) -> PartitionPlan:
+        """The plan with one more layer refitted, on the activations of the network changed so far."""
+        moments = measure(apply_plan(self._model, plan), self._model, [layer.name], self._calibration)[layer.name]
+        module = self._model.get_submodule(layer.name)
+        assert isinstance(module, nn.Linear)  # layers_of takes no others
+        weight, bias = refit(module.weight, module.bias, layer.evaluation.kept, moments)
+        refitted = {f"{layer.name}.weight": weight, **({} if bias is None else {f"{layer.name}.bias": bias})}
+        error = {layer.name: relative_error(weight, bias, moments)}
+        return replace(plan, weights={**plan.weights, **refitted}, relative_error={**plan.relative_error, **error})

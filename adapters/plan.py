@@ -53,11 +53,14 @@ class PartitionPlan:
         cluster: the workers.
         layers: in the order they run.
         weights: adjusted weights and biases, by their name in the model's `state_dict`.
+        relative_error: per layer, the squared error that is left after the adjustment, in shares of the
+            layer's output variance, on the calibration examples.
     """
 
     cluster: Cluster
     layers: tuple[LayerPlan, ...]
     weights: Mapping[str, Tensor] = field(repr=False)
+    relative_error: Mapping[str, float]
 
     @property
     def bytes_sent(self) -> int:
@@ -74,14 +77,15 @@ class PartitionPlan:
         return sum(layer.evaluation.objective for layer in self.layers)
 
     def __str__(self) -> str:
-        titles = ("bytes", "of", "weights kept", "objective", "lower bound", "gap")
-        lines = ["{:<12} {:>9} {:>9} {:>13} {:>12} {:>12} {:>7}".format("layer", *titles)]
+        titles = ("bytes", "of", "weights kept", "rel. error", "objective", "lower bound", "gap")
+        lines = ["{:<12} {:>9} {:>9} {:>13} {:>11} {:>12} {:>12} {:>7}".format("layer", *titles)]
         for layer in self.layers:
             found, problem, gap = layer.evaluation, layer.problem, layer.result.gap
             bound = "-" if gap is None else f"{layer.result.dual_bound / problem.scale:.6f}"
             lines.append(
                 f"{layer.name:<12} {found.bytes_sent:>9} {layer.bytes_direct:>9} "
                 f"{found.num_kept_weights / max(1, problem.prune_cost.size):>13.1%} "
+                f"{self.relative_error[layer.name]:>11.3%} "
                 f"{found.objective / problem.scale:>12.6f} {bound:>12} {'-' if gap is None else f'{gap:.1%}':>7}"
             )
         share = self.bytes_sent / max(1, self.bytes_direct)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from adapters.adjust import refit
+from adapters.adjust import refit, relative_error
 from adapters.calibrate import Moments, measure
 from formulations import InputError
 
@@ -68,7 +68,8 @@ def test_unusable_calibration_data_is_refused(batches: list[torch.Tensor], said:
 def _moments(inputs: np.ndarray, target: np.ndarray) -> Moments:
     extended = np.hstack([inputs, np.ones((len(inputs), 1))])
     gram, cross = extended.T @ extended / len(inputs), extended.T @ target / len(inputs)
-    return Moments(torch.from_numpy(gram), torch.from_numpy(cross), float(target.var(axis=0).sum()))
+    energy, variance = float((target**2).mean(axis=0).sum()), float(target.var(axis=0).sum())
+    return Moments(torch.from_numpy(gram), torch.from_numpy(cross), energy, variance)
 
 
 def test_refit_without_pull_is_least_squares_on_the_kept_weights() -> None:
@@ -120,3 +121,14 @@ def test_refit_of_a_layer_without_bias_has_none() -> None:
     assert bias is None
     wanted = np.linalg.lstsq(inputs, inputs[:, :2], rcond=None)[0].T
     np.testing.assert_allclose(weight.detach().numpy(), wanted, atol=1e-9)
+
+
+def test_relative_error_is_the_squared_error_left() -> None:
+    """From the moments alone it equals the mean squared error over the examples, in shares of the variance."""
+    rng = np.random.default_rng(4)
+    inputs, target = rng.normal(size=(60, 3)), rng.normal(size=(60, 2)) + 1.0
+    layer = nn.Linear(3, 2).double()
+    with torch.no_grad():
+        outputs = layer(torch.from_numpy(inputs)).numpy()
+    wanted = ((outputs - target) ** 2).mean(axis=0).sum() / target.var(axis=0).sum()
+    assert relative_error(layer.weight, layer.bias, _moments(inputs, target)) == pytest.approx(wanted)
