@@ -20,6 +20,8 @@ from solvers.base import Limit, MissingPackageError, SolveLimits, SolverError, S
 _INSTALL = "run: pip install 'highspy>=1.12,<1.14'"
 #: Costs reach HiGHS with the largest below this. Its tolerances are absolute, and costs of 10^12 drown in them.
 _LARGEST_COST = 2.0**20
+#: Below 1, since objectives are integers; the rest is room for the tolerance of bounds (solvers/mip.py).
+_ABSOLUTE_GAP = 0.9
 #: Root relaxations of formulations this large are solved 10 times faster by the interior point method.
 _COLUMNS_FOR_IPM = 3000
 #: How often limits are looked at while HiGHS runs, and how long it may take to notice a request to stop.
@@ -120,7 +122,7 @@ class Highs:
         presolve: str,
     ) -> MilpResult:
         highs, factor = self._load(data, data.integer)
-        _set(highs, presolve=presolve, mip_rel_gap=limits.gap, mip_abs_gap=min(0.999 * factor, 1.0))
+        _set(highs, presolve=presolve, mip_rel_gap=limits.gap, mip_abs_gap=_ABSOLUTE_GAP * factor)
         if data.num_columns >= _COLUMNS_FOR_IPM:
             _set(highs, mip_lp_solver="ipm", mip_ipm_solver="ipx")
         if math.isfinite(watch.remaining):

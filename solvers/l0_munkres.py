@@ -76,7 +76,7 @@ class Alternation:
         seed: of the random placements.
     """
 
-    num_random_starts: int = 8
+    num_random_starts: int = 32
     seed: int = 0
     name: str = "alternation"
 

@@ -174,6 +174,8 @@ class _Run:
         """Everything known now, as the answer; `limit` None = the backend ran to its end."""
         if self.best is None:
             termination = Termination.NO_SOLUTION_FOUND
+        elif limit is None and self.best.objective - self._dual_bound > _allowance(self.best.objective):
+            termination, limit = Termination.FEASIBLE, Limit.GAP
         else:
             termination = Termination.OPTIMAL if limit is None else Termination.FEASIBLE
         return SolveResult(
