@@ -54,33 +54,37 @@ class Cluster:
             raise InputError("a cluster needs at least one worker")
         if len(set(self.worker_names)) != num_workers:
             raise InputError(f"worker names {list(self.worker_names)} are not all different; rename one")
-        off_diagonal = ~np.eye(num_workers, dtype=bool)
-        if self.price.size == 0:
+        per_worker, per_link = (num_workers,), (num_workers, num_workers)
+        self._take("macs_per_second", per_worker, above_zero=True)
+        self._take("memory_bytes", per_worker, least=-1)
+        self._take("bytes_per_second", per_link, above_zero=True)
+        self._take("seconds", per_link)
+        if np.size(self.price) == 0:
             object.__setattr__(self, "price", _default_price(self.bytes_per_second))
-        for name, shape in (
-            ("macs_per_second", (num_workers,)),
-            ("memory_bytes", (num_workers,)),
-            ("bytes_per_second", (num_workers, num_workers)),
-            ("seconds", (num_workers, num_workers)),
-            ("price", (num_workers, num_workers)),
-        ):
-            array = np.array(getattr(self, name), dtype=np.int64 if name == "memory_bytes" else np.float64)
-            if array.shape != shape:
-                raise InputError(f"{name} has shape {array.shape}; {num_workers} workers need {shape}")
-            if array.ndim == 2:
-                array[~off_diagonal] = 0
-            array.flags.writeable = False
-            object.__setattr__(self, name, array)
-        for name in ("macs_per_second", "bytes_per_second", "seconds", "price"):
-            array = getattr(self, name)
-            bad = ~np.isfinite(array) | (array < 0)
-            if name in ("macs_per_second", "bytes_per_second"):
-                bad |= (array <= 0) & (off_diagonal if array.ndim == 2 else True)
-            if bad.any():
-                where = tuple(int(k) for k in np.argwhere(bad)[0])
-                workers = " → ".join(self.worker_names[k] for k in where)
-                low = "> 0" if name in ("macs_per_second", "bytes_per_second") else ">= 0"
-                raise InputError(f"{name} of {workers} is {array[where]:g}; it must be finite and {low}")
+        self._take("price", per_link)
+
+    def _take(self, name: str, shape: tuple[int, ...], *, above_zero: bool = False, least: int = 0) -> None:
+        """Check one array and keep a read-only copy, its diagonal 0 where it is about links. Raises InputError."""
+        try:
+            array = np.array(getattr(self, name), dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{name} is not an array of numbers ({error})") from None
+        if array.shape != shape:
+            raise InputError(f"{name} has shape {array.shape}; {len(self.worker_names)} workers need {shape}")
+        counted = np.ones(shape, dtype=bool)
+        if len(shape) == 2:
+            np.fill_diagonal(counted, False)
+            array[~counted] = 0
+        bad = ~np.isfinite(array) | (array <= 0 if above_zero else array < least)
+        if (bad & counted).any():
+            where = tuple(int(k) for k in np.argwhere(bad & counted)[0])
+            workers = " → ".join(self.worker_names[k] for k in where)
+            needed = "> 0" if above_zero else f">= {least}"
+            raise InputError(f"{name} of {workers} is {array[where]:g}; it must be finite and {needed}")
+        if name == "memory_bytes":
+            array = array.astype(np.int64)
+        array.flags.writeable = False
+        object.__setattr__(self, name, array)
 
     @property
     def num_workers(self) -> int:
@@ -241,9 +245,13 @@ def _number(
     low = "> 0" if above_zero else ">= 0"
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise InputError(f"{where} has {key} = {value!r}; it must be a number {low}")
-    if not math.isfinite(value) or value < 0 or (above_zero and value == 0):
-        raise InputError(f"{where} has {key} = {value:g}; it must be finite and {low}")
-    return float(value)
+    try:
+        number = float(value)
+    except OverflowError:  # TOML integers have no end
+        number = math.inf
+    if not math.isfinite(number) or number < 0 or (above_zero and number == 0):
+        raise InputError(f"{where} has {key} = {number:g}; it must be finite and {low}")
+    return number
 
 
 def _memory(worker: Mapping[str, Any]) -> int:

@@ -12,6 +12,10 @@ class InputError(ValueError):
     Command lines print it and exit with status 2.
     """
 
+    def __init__(self, message: str) -> None:
+        # Names and values that were given may hold line breaks of their own.
+        super().__init__(" ".join(message.splitlines()))
+
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """The end of a message about an unknown name: a guess where one is close, else the choices."""

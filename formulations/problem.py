@@ -49,6 +49,7 @@ _DIGESTED = (
     "error_budget",
     "traffic_budget",
 )
+_NEVER_NONE = ("prune_cost", "input_worker", "keep_cost", "objective_constant", "communication", "objective", "name")
 _FILE_ONLY = ("scale", "rounding_bound", "num_zeroed")
 _FIELDS = (*_DIGESTED, "resource_names", "worker_names", "name")
 
@@ -141,7 +142,7 @@ class LayerProblem:
             InputError: naming the problem, the array, the entry and what to do.
         """
         given = {key: value for key, value in locals().items() if key not in ("self", "scaling")}
-        given = {key: value for key, value in given.items() if value is not None}
+        given = {key: value for key, value in given.items() if value is not None or key in _NEVER_NONE}
         try:
             values, found_scaling = _complete(given, scaling)
         except InputError as error:
@@ -182,12 +183,15 @@ class LayerProblem:
     @functools.cached_property
     def gain(self) -> IntArray:
         """g_ij = max(0, a_ij − κ), N×M: what keeping weight (i, j) saves."""
-        return np.maximum(0, self.prune_cost - self.keep_cost)
+        gain = np.maximum(0, self.prune_cost - self.keep_cost)
+        gain.flags.writeable = False
+        return gain
 
     @functools.cached_property
     def remote(self) -> NDArray[np.bool_]:
         """M×P: worker p does not hold input j itself."""
         remote: NDArray[np.bool_] = self.input_worker[:, None] != np.arange(self.num_workers)[None, :]
+        remote.flags.writeable = False
         return remote
 
     @property
@@ -231,15 +235,12 @@ class LayerProblem:
         arrays = read_arrays(path, SCHEMA, (*_FIELDS, *_FILE_ONLY))
         try:
             scaling_given = _scaling_from_file(arrays)
-            for key in ("communication", "objective", "name"):
-                if key in arrays:
-                    arrays[key] = _text(key, arrays[key])
             for key in ("prune_cost", "input_worker"):
                 if key not in arrays:
                     raise InputError(f"array {key!r} is missing")
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
-        arrays.setdefault("name", _text("name", np.array(Path(path).stem)))
+        arrays.setdefault("name", np.array(Path(path).stem))
         try:
             return cls(**arrays, scaling=scaling_given)  # type: ignore[arg-type]
         except InputError as error:
@@ -261,10 +262,10 @@ class LayerProblem:
 def _complete(given: dict[str, Any], scaling_given: Scaling | None) -> tuple[dict[str, Any], Scaling]:
     """All fields from those given: checked, defaults expanded, costs as integers."""
     for key, choices in (("communication", COMMUNICATION), ("objective", OBJECTIVES)):
+        given[key] = validation.text(key, given[key])
         if given[key] not in choices:
             raise InputError(f"{key} is {given[key]!r}; choose from {', '.join(choices)}")
-    if not isinstance(given["name"], str) or not given["name"]:
-        raise InputError(f"name is {given['name']!r}; give a string that is not empty")
+    given["name"] = validation.text("name", given["name"])
     costs = {key: validation.numeric_array(key, given[key]) for key in _COSTS if key in given}
     num_neurons, num_inputs, num_workers = _sizes(costs)
     _complete_costs(costs, num_neurons, num_inputs, num_workers, given["communication"])
@@ -307,7 +308,7 @@ def _sizes(costs: dict[str, NDArray[Any]]) -> tuple[int, int, int]:
     elif "partial_cost" in costs:
         source, array = "partial_cost", costs["partial_cost"]
     else:
-        raise InputError("send_cost is missing; give inputs × workers (only 'partials' can do without)")
+        raise InputError("send_cost is missing; give inputs × workers ('partials' can do with partial_cost alone)")
     num_workers = array.shape[1] if array.ndim >= 2 else 0
     if num_workers < 1:
         raise InputError(f"{source} has shape {array.shape}; at least 1 worker is needed")
@@ -393,8 +394,8 @@ def _limits(given: dict[str, Any], num_neurons: int, num_inputs: int, num_worker
             np.fill_diagonal(array, NO_LIMIT)
         validation.check_at_least(key, array, minimum, " (-1 = no limit)" if minimum == NO_LIMIT else "")
         limits[key] = array
-    bytes_total = float(limits["input_bytes"].sum(dtype=np.float64) + limits["partial_bytes"].sum(dtype=np.float64))
-    _refuse_overflow("input_bytes", bytes_total * num_workers)
+    for key in ("input_bytes", "partial_bytes"):
+        _refuse_overflow(f"{key} times workers", float(limits[key].sum(dtype=np.float64)) * num_workers)
     limits["traffic_budget"] = None
     if "traffic_budget" in given:
         budget = validation.integer_array("traffic_budget", given["traffic_budget"])
@@ -413,13 +414,19 @@ def _integral(
     costs: dict[str, NDArray[Any]], communication: str, scaling_given: Scaling | None
 ) -> tuple[dict[str, IntArray], Scaling]:
     """Costs as int64 and what they mean; floats scaled by one power of two (docs/design.md, Integers)."""
-    totals = {key: float(np.abs(costs[key].astype(np.float64)).sum()) for key in _COSTS}
+    if costs["prune_cost"].size == 0:
+        costs["keep_cost"] = np.zeros_like(costs["keep_cost"])  # there is nothing to keep
+    with np.errstate(over="ignore"):  # an infinite sum is refused below
+        totals = {key: float(np.abs(costs[key].astype(np.float64)).sum()) for key in _COSTS}
     totals["keep_cost"] *= costs["prune_cost"].size
+    most = sum(totals.values())
+    if communication == "per_weight":  # a send is paid once per kept weight
+        most += totals["send_cost"] * costs["prune_cost"].shape[0]
     if all(array.dtype == np.int64 for array in costs.values()):
-        _refuse_overflow("the sum of all costs", sum(totals.values()))
+        _refuse_overflow("the sum of all costs", most)
         return costs, scaling_given or Scaling()
     scale = scaling_given.scale if scaling_given else scaling.choose_scale(totals.values())
-    _refuse_overflow(f"the sum of all costs at scale {scale:g}", sum(totals.values()) * scale)
+    _refuse_overflow(f"the sum of all costs at scale {scale:g}", most * scale)
     integers: dict[str, IntArray] = {}
     errors: dict[str, NDArray[np.float64]] = {}
     num_zeroed = 0
@@ -434,7 +441,8 @@ def _integral(
         num_zeroed += zeroed
     # A budget beyond everything that can be lost never binds, so cutting it there keeps it in int64.
     largest = float(integers["prune_cost"].sum())
-    integers["error_budget"] = np.rint(np.minimum(costs["error_budget"] * scale, largest)).astype(np.int64)
+    budget = min(float(costs["error_budget"]), largest / scale) * scale
+    integers["error_budget"] = np.array(round(budget), dtype=np.int64)
     return integers, Scaling(scale, scaling.rounding_bound(errors, communication), num_zeroed)
 
 
@@ -445,11 +453,8 @@ def _scaling_from_file(arrays: dict[str, Any]) -> Scaling | None:
             raise InputError(f"{next(iter(found))!r} is given without 'scale'; give both or neither")
         return None
     for key, value in found.items():
-        validation.check_shape(key, validation.numeric_array(key, value), (), "a scalar")
+        kind = validation.integer_array if key == "num_zeroed" else validation.numeric_array
+        found[key] = kind(key, value)
+        validation.check_shape(key, found[key], (), "a scalar")
+        validation.check_at_least(key, found[key], 0)
     return Scaling(float(found["scale"]), float(found.get("rounding_bound", 0.0)), int(found.get("num_zeroed", 0)))
-
-
-def _text(name: str, value: NDArray[Any]) -> Any:
-    if value.shape != () or value.dtype.kind not in "US":
-        raise InputError(f"{name} has dtype {value.dtype} and shape {value.shape}; give one string")
-    return str(value)

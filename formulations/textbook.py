@@ -61,8 +61,9 @@ def load_rows(model: Any, reduction: Reduction) -> None:
     def row(model: Any, p: int, k: int) -> Any:
         neurons = np.flatnonzero(problem.load[:, k]).tolist()
         least, most = int(problem.min_load[p, k]), int(problem.capacity[p, k])
-        if not neurons:
-            return pyo.Constraint.Feasible if least <= 0 <= most else pyo.Constraint.Infeasible
+        if not neurons or least > most:
+            # Pyomo takes no rows that are impossible on their face; x ≥ 2 is one that it cannot see.
+            return pyo.Constraint.Feasible if least <= 0 <= most else (2, linear([1], [model.x[0, p]]), None)
         return (least, linear(problem.load[neurons, k].tolist(), [model.x[i, p] for i in neurons]), most)
 
     model.load_rows = pyo.Constraint(range(problem.num_workers), range(problem.num_resources), rule=row)

@@ -71,7 +71,7 @@ def check_at_least(name: str, array: NDArray[Any], minimum: int, hint: str = "")
         raise InputError(f"{entry_text(name, index)} is {array[index]}; it must be >= {minimum}{hint}")
 
 
-def names_tuple(name: str, value: ArrayLike | None, default: str, count: int) -> tuple[str, ...]:
+def names_tuple(name: str, value: Any, default: str, count: int) -> tuple[str, ...]:
     """`count` different names; `default0`, `default1`… where `value` is None.
 
     Raises:
@@ -79,11 +79,27 @@ def names_tuple(name: str, value: ArrayLike | None, default: str, count: int) ->
     """
     if value is None:
         return tuple(f"{default}{k}" for k in range(count))
-    array = np.asarray(value)
-    if array.dtype.kind not in "US" and array.size:
-        raise InputError(f"{name} has dtype {array.dtype}; give strings")
-    check_shape(name, array, (count,), f"one name for each of {count}")
-    names = tuple(entry.decode() if isinstance(entry, bytes) else str(entry) for entry in array)
+    names = tuple(text(name, entry) for entry in value) if isinstance(value, list | tuple | np.ndarray) else ()
+    if len(names) != count:
+        raise InputError(f"{name} has {len(names)} names; give one for each of {count}")
     if len(set(names)) != count:
         raise InputError(f"{name} {list(names)} are not all different; rename one")
     return names
+
+
+def text(name: str, value: Any) -> str:
+    """`value` as a string that is not empty; numpy and byte strings are taken for what they say.
+
+    Raises:
+        InputError: anything else.
+    """
+    if isinstance(value, np.ndarray) and value.shape == ():
+        value = value[()]
+    if isinstance(value, bytes):
+        try:
+            value = value.decode()
+        except UnicodeDecodeError:
+            raise InputError(f"{name} is {value!r}, which is not UTF-8; give a string") from None
+    if not isinstance(value, str) or not value:
+        raise InputError(f"{name} is {value!r}; give a string that is not empty")
+    return str(value)

@@ -81,6 +81,8 @@ def _placed_problems(draw, modes=("inputs", "partials", "per_weight"), floats=Fa
         given["partial_cost"] = cost(0, 12, (num_neurons, num_workers, num_workers))
         given["partial_bytes"] = draw(arrays(np.int64, num_neurons, elements=st.integers(0, 9)))
     worker = draw(arrays(np.int64, num_neurons, elements=st.integers(0, num_workers - 1)))
+    if draw(st.booleans()):
+        given["prune_cost"] = np.asfortranarray(given["prune_cost"])
     given.update(draw(_loads_around(worker, num_workers)))
     return Placed(LayerProblem(**given), worker.tolist(), given)
 

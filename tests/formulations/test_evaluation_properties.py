@@ -69,10 +69,11 @@ def test_no_messages_are_better_than_the_derived_ones(placed_problems, data):
 @RANDOM
 @given(data=st.data())
 def test_giving_the_derived_messages_changes_nothing(placed_problems, data):
-    """The assignment that evaluate() returns evaluates to the same."""
+    """The assignment that evaluate() returns names its problem and evaluates to the same."""
     placed = data.draw(placed_problems())
     once = evaluate(placed.problem, Assignment(placed.worker))
     again = evaluate(placed.problem, once.assignment)
+    assert once.assignment.problem_digest == placed.problem.digest
     assert (once.objective, once.bytes_sent) == (again.objective, again.bytes_sent)
     assert (once.kept == again.kept).all()
 
