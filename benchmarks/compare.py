@@ -14,22 +14,17 @@ import json
 import os
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
-from formulations.assignment import Assignment
+from benchmarks.comparison import Comparison, compare_model, compare_problems, file_name
 from formulations.cluster import Cluster
 from formulations.errors import InputError
 from formulations.files import write_file
 from formulations.problem import LayerProblem
-from solvers.base import Limit, Progress, SolveLimits, SolverError, SolveResult
-from solvers.registry import SOLVERS, get, require
-
-if TYPE_CHECKING:
-    from benchmarks.rows import ModelRow, Row
+from solvers.base import SolveLimits
+from solvers.registry import SOLVERS, require
 
 BASELINES = ("contiguous", "l0-munkres", "alternation")
 SCHEMA = "compare/1"
@@ -70,145 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-@dataclass
-class _Comparison:
-    """The rows so far, and the one way a problem is answered and recorded."""
-
-    methods: Sequence[str]
-    limits: SolveLimits
-    seed: int
-    out: Path | None
-    show: Callable[[str], None]
-    rows: list[Row] = field(default_factory=list)
-    models: list[ModelRow] = field(default_factory=list)
-    failures: list[str] = field(default_factory=list)
-    interrupted: bool = False
-    _answers: dict[tuple[str, str], SolveResult] = field(default_factory=dict)
-
-    def answer(self, problem: LayerProblem, method: str) -> SolveResult:
-        """The method's result on the problem, solved once.
-
-        Raises:
-            SolverError: the method failed or contradicted itself.
-        """
-        key = (problem.digest, method)
-        if key not in self._answers:
-
-            def report(step: Progress) -> None:
-                self.show(f"{problem.name}: {method}: {step.seconds:.0f} s: {_progress_text(problem, step)}")
-
-            self.show(f"{problem.name}: {method}")
-            self._answers[key] = get(method, self.seed).solve(problem, limits=self.limits, report=report)
-        return self._answers[key]
-
-    def compare(self, problem: LayerProblem) -> SolveResult | None:
-        """A row for every method on one problem; the best result, None where no method has one."""
-        from benchmarks.rows import error_row, row_of
-
-        problem_file = self._save(f"{_file_name(problem.name)}.npz", problem)
-        best: SolveResult | None = None
-        for method in self.methods:
-            if self.interrupted:
-                break
-            start = time.perf_counter()
-            try:
-                result = self.answer(problem, method)
-                row = row_of(problem, result)
-            except SolverError as error:
-                self.failures.append(str(error))
-                self.rows.append(error_row(problem, method, time.perf_counter() - start, error))
-                continue
-            file = self._save(f"{_file_name(problem.name)}.{method}.npz", result.assignment)
-            self.rows.append(replace(row, problem=problem_file, assignment=file))
-            self.interrupted = result.limit is Limit.INTERRUPT
-            # A tie goes to the later method: the one that was asked for.
-            if best is None or result.primal_bound <= best.primal_bound:
-                best = result
-        return best
-
-    def _save(self, name: str, item: LayerProblem | Assignment | None) -> str | None:
-        if self.out is None or item is None:
-            return None
-        item.write(self.out / name)
-        return str(self.out / name)
-
-
-def _compare_model(comparison: _Comparison, name: str, cluster: Cluster, price: float | None) -> None:
-    """Layer rows on shared problems, then a whole-network row for each method by itself."""
-    from adapters.apply import apply_plan
-    from adapters.partition import DEFAULT_PRICES, Partitioner
-    from adapters.plan import PlanError
-    from benchmarks.models.base import load_model
-    from benchmarks.rows import ModelRow
-
-    comparison.show(f"model {name}")
-    bench = load_model(name)
-    prices = DEFAULT_PRICES if price is None else replace(DEFAULT_PRICES, per_byte=price)
-    comparison.show(f"model {name}: calibration")
-    partitioner = Partitioner(bench.model, bench.calibration, cluster, prices)
-
-    class _NoAnswerError(Exception):
-        pass
-
-    def best(problem: LayerProblem) -> SolveResult:
-        result = comparison.compare(problem)
-        if result is None or comparison.interrupted:
-            raise _NoAnswerError
-        return result
-
-    try:
-        # Every method meets the same problem: the inputs live where the best placement so far put them.
-        list(partitioner.problems(best))
-    except _NoAnswerError:
-        return
-    except PlanError as error:
-        comparison.failures.append(str(error))
-        return
-
-    def own(method: str) -> Callable[[LayerProblem], SolveResult]:
-        def solve_layer(problem: LayerProblem) -> SolveResult:
-            result = comparison.answer(problem, method)
-            comparison.interrupted |= result.limit is Limit.INTERRUPT
-            return result
-
-        return solve_layer
-
-    original = bench.accuracy(bench.logits(bench.model))
-    for method in comparison.methods:
-        if comparison.interrupted:
-            return
-        try:
-            plan = partitioner.plan(own(method))
-        except (PlanError, SolverError) as error:
-            comparison.failures.append(f"{method}: {error}")
-            continue
-        logits = bench.logits(apply_plan(bench.model, plan))
-        unadjusted = bench.logits(apply_plan(bench.model, plan, adjusted=False))
-        comparison.models.append(
-            ModelRow(
-                model=bench.name,
-                method=method,
-                accuracy=bench.accuracy(logits),
-                accuracy_unadjusted=bench.accuracy(unadjusted),
-                accuracy_original=original,
-                output_error=bench.output_error(logits),
-                output_error_unadjusted=bench.output_error(unadjusted),
-                bytes_sent=plan.bytes_sent,
-                bytes_direct=plan.bytes_direct,
-                objective=plan.objective,
-                scale=plan.layers[0].problem.scale,
-            )
-        )
-
-
-def _compare_problems(comparison: _Comparison, problems: Sequence[LayerProblem]) -> None:
-    for problem in problems:
-        if comparison.interrupted:
-            return
-        comparison.compare(problem)
-
-
-def _write_json(comparison: _Comparison, arguments: argparse.Namespace) -> None:
+def _write_json(comparison: Comparison, arguments: argparse.Namespace) -> None:
     from benchmarks import environment
     from benchmarks.rows import as_json, best_of
 
@@ -230,18 +87,6 @@ def _write_json(comparison: _Comparison, arguments: argparse.Namespace) -> None:
         sys.stdout.write(text)
     else:
         write_file(arguments.json, lambda file: file.write(text.encode()))
-
-
-def _progress_text(problem: LayerProblem, step: Progress) -> str:
-    def cost(value: float) -> str:
-        return "-" if value in (float("inf"), float("-inf")) else f"{value / problem.scale:.6g}"
-
-    return f"objective {cost(step.primal_bound)}, lower bound {cost(step.dual_bound)}, {step.message}"
-
-
-def _file_name(name: str) -> str:
-    """A problem's name as a file name: names are data and must not lead out of the folder."""
-    return "".join(c if c.isalnum() or c in "._-" else "_" for c in name).lstrip(".") or "layer"
 
 
 def _check_writable(arguments: argparse.Namespace) -> None:
@@ -280,7 +125,7 @@ def _run(argv: Sequence[str] | None) -> int:
         raise InputError(f"--price is {arguments.price}; give a finite number >= 0")
     _check_writable(arguments)
     problems = [LayerProblem.read(path) for path in arguments.problem or ()]
-    names = [_file_name(problem.name) for problem in problems]
+    names = [file_name(problem.name) for problem in problems]
     if len(set(names)) != len(names):
         raise InputError(f"--problem: the problems are called {', '.join(names)}; each needs a name of its own")
     workers = 4 if arguments.workers is None else arguments.workers
@@ -290,20 +135,20 @@ def _run(argv: Sequence[str] | None) -> int:
 
     progress = Console(stderr=True)
     with progress.status("starting") as status:
-        comparison = _Comparison(
+        comparison = Comparison(
             methods, limits, arguments.seed, Path(arguments.out) if arguments.out else None, status.update
         )
         try:
             if problems:
-                _compare_problems(comparison, problems)
+                compare_problems(comparison, problems)
             else:
-                _compare_model(comparison, arguments.model or "digits-mlp", cluster, arguments.price)
+                compare_model(comparison, arguments.model or "digits-mlp", cluster, arguments.price)
         except KeyboardInterrupt:
             comparison.interrupted = True
     return _finish(comparison, arguments)
 
 
-def _finish(comparison: _Comparison, arguments: argparse.Namespace) -> int:
+def _finish(comparison: Comparison, arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
     from benchmarks.rows import contradictions

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from formulations.assignment import Assignment
 from formulations.constraints import Constraint
 from formulations.errors import InputError
-from formulations.problem import NO_LIMIT, LayerProblem
+from formulations.fields import NO_LIMIT
+from formulations.problem import LayerProblem
 
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 from benchmarks import compare
+from benchmarks.comparison import Comparison, file_name, progress_text
 from formulations import Assignment, LayerProblem, evaluate
 from solvers import registry
-from solvers.base import MissingPackageError, Progress, SolverError, SolveResult, Termination
+from solvers.base import Limit, MissingPackageError, Progress, SolveLimits, SolverError, SolveResult, Termination
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -142,7 +143,7 @@ class _Interrupted:
         assert found.evaluation is not None
         return SolveResult(
             "alternation", problem.name, found.evaluation, -math.inf, None, Termination.FEASIBLE, 0.1,
-            limit=compare.Limit.INTERRUPT,
+            limit=Limit.INTERRUPT,
         )  # fmt: skip
 
 
@@ -313,13 +314,13 @@ def test_help_and_bad_input_do_not_pay_for_heavy_packages() -> None:
 def test_progress_is_heard(problem_file: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a solver reports reaches the status line, in the caller's unit."""
     shown: list[str] = []
-    comparison = compare._Comparison(["highs"], compare.SolveLimits(seconds=5), 0, None, shown.append)
+    comparison = Comparison(["highs"], SolveLimits(seconds=5), 0, None, shown.append)
     comparison.compare(LayerProblem.read(problem_file))
     assert any("small: highs" in line and "start by alternation" in line for line in shown)
-    assert compare._progress_text(_problem(), Progress(1.0, 5, -math.inf, "x")) == "objective 5, lower bound -, x"
+    assert progress_text(_problem(), Progress(1.0, 5, -math.inf, "x")) == "objective 5, lower bound -, x"
 
 
 def test_names_cannot_lead_out_of_the_folder() -> None:
     """A problem's name is data; separators and leading dots are taken out."""
-    assert compare._file_name("../../etc/passwd") == "_.._etc_passwd"
-    assert compare._file_name("..") == "layer"
+    assert file_name("../../etc/passwd") == "_.._etc_passwd"
+    assert file_name("..") == "layer"

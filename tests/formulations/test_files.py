@@ -327,6 +327,15 @@ def test_a_write_replaces_the_old_file(problem, tmp_path):
     assert path.stat().st_size < 100_000
 
 
+def test_readers_keep_the_old_file(problem, tmp_path):
+    """A write never shows a half-written file to someone who is reading the old one."""
+    path = tmp_path / "p.npz"
+    path.write_bytes(b"old content")
+    with path.open("rb") as reader:
+        problem.write(path)
+        assert reader.read() == b"old content"
+
+
 def test_schema_is_not_returned_as_an_array(problem, tmp_path):
     """read_arrays gives the arrays asked for, without `schema`."""
     problem.write(tmp_path / "p.npz")

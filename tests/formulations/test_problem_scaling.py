@@ -70,6 +70,46 @@ def test_rounding_bound_holds(placed_problems, data, coarse):
     assert abs(found - real) <= Fraction(problem.scaling.rounding_bound)
 
 
+INPUTS = {"prune_cost": [[9.0, 9.0], [9.0, 9.0], [9.0, 9.0]], "input_worker": [0, 0], "send_cost": np.zeros((2, 3))}
+LOADS = {"capacity": [[9]] * 3}
+
+
+@pytest.mark.parametrize(
+    ("costs", "worker", "off_by"),
+    [
+        # Everything below is 0.4 more than an integer, and is paid as often as can be.
+        pytest.param(INPUTS | {"prune_cost": np.full((3, 2), 1.4), "keep_cost": 2.0}, [0, 0, 0], 6 * 0.4, id="lost"),
+        pytest.param(INPUTS | {"keep_cost": 1.4}, [0, 0, 0], 6 * 0.4, id="kept"),
+        pytest.param(INPUTS | {"place_cost": np.full((3, 3), -1.4)}, [0, 1, 2], 3 * 0.4, id="placed"),
+        pytest.param(INPUTS | {"objective_constant": 1.4}, [0, 0, 0], 0.4, id="constant"),
+        pytest.param(INPUTS | {"send_cost": [[0, 1.4, 1.4]] * 2}, [1, 1, 2], 4 * 0.4, id="sent"),
+        pytest.param(
+            INPUTS | {"send_cost": [[0, 1.4, 1.4]] * 2, "communication": "per_weight"},
+            [1, 1, 2],
+            6 * 0.4,
+            id="sent per weight",
+        ),
+        pytest.param(
+            INPUTS | {"input_worker": [0, 1], "communication": "partials", "partial_cost": [[[0, 1, 1.4]] * 3] * 3},
+            [2, 2, 2],
+            6 * 0.4,
+            id="partials",
+        ),
+    ],
+)
+def test_rounding_bound_by_hand(costs, worker, off_by):
+    """Each kind of cost can be off by as much as the bound says, and no more."""
+    problem = LayerProblem(**costs, **LOADS, scaling=Scaling(1.0))
+    found = evaluate(problem, Assignment(worker)).objective
+    owner = costs["input_worker"]
+    given_costs = {"keep_cost": 0.0, "objective_constant": 0.0, "place_cost": np.zeros((3, 3)), **costs}
+    real = float(real_objective(given_costs, owner, problem.communication, worker, 3))
+    assert abs(found - real) == pytest.approx(off_by)
+    assert off_by <= problem.scaling.rounding_bound + 1e-12
+    slack = {"partials": 3 * 0.4}.get(problem.communication, 0.0)  # a worker's part for itself is bounded too
+    assert problem.scaling.rounding_bound == pytest.approx(off_by + slack)
+
+
 @settings(deadline=None, max_examples=200)
 @given(data=st.data())
 def test_scale_is_the_largest_power_of_two_that_fits(placed_problems, data):

@@ -181,6 +181,21 @@ def test_rest_rows():
     assert broken(strengthened.rest_rows, elsewhere | {rest: 1}) == {("rest_only_if_placed", (0, 1, ONLY))}
 
 
+def test_rest_rows_know_the_capacity():
+    """Where the rest weighs more than a worker can hold, its rows are as tight as the capacity allows."""
+    # Nobody gains from input 0; all three weigh 6, worker 1 holds 4 at most.
+    problem = LayerProblem([[0], [0], [0]], [0], [[0, 7]], load=[[2], [2], [2]], capacity=[[4], [4]])
+    model = bare_model(strengthened.rest_rows, problem=problem)
+    # Worker 1 holds 4 and the input is sent by half: between 4 − 4/2 and 4/2 may be without it.
+    for i in range(3):
+        model.x[i, 1].set_value(int(i < 2))
+    model.held[1, ONLY].set_value(4)
+    model.u[0, 1].set_value(0.5, skip_validation=True)
+    model.y_rest[0, 1, ONLY].set_value(2)
+    for row in (model.rest_only_if_unsent, model.rest_lost_unless_sent):
+        assert pyo.value(row[0, 1, ONLY].body) == pytest.approx(pyo.value(row[0, 1, ONLY].upper))
+
+
 def test_load_times_unsent():
     """(3a): what misses the input weighs lo..hi where it is not sent, and nothing where it is."""
     unsent, sent = state((1, 0, 1)), state((1, 0, 1), [(0, 1)])
