@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from formulations import validation
 from formulations.errors import InputError, nearest
 
 if TYPE_CHECKING:
@@ -49,11 +50,10 @@ class Cluster:
     price: FloatArray = field(default_factory=lambda: np.zeros((0, 0)))
 
     def __post_init__(self) -> None:
+        if not isinstance(self.worker_names, tuple) or not self.worker_names:
+            raise InputError(f"worker_names is {self.worker_names!r}; give a tuple of at least one name")
         num_workers = len(self.worker_names)
-        if num_workers == 0:
-            raise InputError("a cluster needs at least one worker")
-        if len(set(self.worker_names)) != num_workers:
-            raise InputError(f"worker names {list(self.worker_names)} are not all different; rename one")
+        validation.names_tuple("worker_names", self.worker_names, "w", num_workers)
         per_worker, per_link = (num_workers,), (num_workers, num_workers)
         self._take("macs_per_second", per_worker, above_zero=True)
         self._take("memory_bytes", per_worker, least=-1)
@@ -82,6 +82,10 @@ class Cluster:
             needed = "> 0" if above_zero else f">= {least}"
             raise InputError(f"{name} of {workers} is {array[where]:g}; it must be finite and {needed}")
         if name == "memory_bytes":
+            odd = (array != np.rint(array)) | (array >= 2.0**62)
+            if odd.any():
+                p = int(np.flatnonzero(odd)[0])
+                raise InputError(f"{name} of {self.worker_names[p]} is {array[p]:g}; give a whole number below 2^62")
             array = array.astype(np.int64)
         array.flags.writeable = False
         object.__setattr__(self, name, array)
@@ -163,8 +167,10 @@ def _default_price(bytes_per_second: FloatArray) -> FloatArray:
     price = np.zeros((num_workers, num_workers))
     off_diagonal = ~np.eye(num_workers, dtype=bool)
     speed = bytes_per_second[off_diagonal]
-    if speed.size and bool(np.all(speed > 0)):
-        price[off_diagonal] = (1.0 / speed) / float(np.mean(1.0 / speed))
+    if speed.size:
+        # The slowest link as the unit: 1 / speed itself could leave float64.
+        slowness = speed.min() / speed
+        price[off_diagonal] = slowness / slowness.mean()
     return price
 
 

@@ -211,7 +211,9 @@ def _traffic_cost(problem: LayerProblem, assignment: Assignment, kept: BoolArray
         rows = np.arange(problem.num_neurons)
         return int(problem.partial_cost[rows, :, worker][assignment.partial].sum())
     if problem.communication == "per_weight":
-        return int(problem.send_cost[:, worker].T[kept].sum())
+        count_MP = np.stack([kept[worker == p].sum(axis=0) for p in range(problem.num_workers)], axis=1)
+        # Python integers: a send is paid once per kept weight, which may leave int64.
+        return int((count_MP.astype(object) * problem.send_cost).sum())
     return int(problem.send_cost[assignment.sent].sum())
 
 

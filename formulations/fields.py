@@ -180,14 +180,11 @@ def _integral(
     with np.errstate(over="ignore"):  # an infinite sum is refused below
         totals = {key: float(np.abs(costs[key].astype(np.float64)).sum()) for key in _COSTS}
     totals["keep_cost"] *= costs["prune_cost"].size
-    most = sum(totals.values())
-    if communication == "per_weight":  # a send is paid once per kept weight
-        most += totals["send_cost"] * costs["prune_cost"].shape[0]
     if all(array.dtype == np.int64 for array in costs.values()):
-        _refuse_overflow("the sum of all costs", most)
+        _refuse_overflow("the sum of all costs", sum(totals.values()))
         return costs, scaling_given or Scaling()
     scale = scaling_given.scale if scaling_given else scaling.choose_scale(totals.values())
-    _refuse_overflow(f"the sum of all costs at scale {scale:g}", most * scale)
+    _refuse_overflow(f"the sum of all costs at scale {scale:g}", sum(totals.values()) * scale)
     integers: dict[str, IntArray] = {}
     errors: dict[str, NDArray[np.float64]] = {}
     num_zeroed = 0

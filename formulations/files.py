@@ -24,6 +24,9 @@ def read_arrays(path: str | Path, schema: str, known: Collection[str]) -> dict[s
     path = Path(path)
     try:
         with path.open("rb") as file:
+            if file.read(2) not in (b"PK", b"\x93N"):
+                raise InputError(f"{path}: not an .npz file; is this the right file?")
+            file.seek(0)
             loaded = np.load(file, allow_pickle=False)
             if not isinstance(loaded, np.lib.npyio.NpzFile):
                 raise InputError(f"{path}: holds one bare array; a {schema} file is an .npz of named arrays")

@@ -2,7 +2,7 @@ r"""The plain MIP of a layer problem with `inputs` communication.
 
 z is eliminated: y_ijp ≥ 0 says that worker p holds neuron i without input j, and carries the gain lost.
 
-    \min  C_0 + \sum_{ip} e_{ip} x_{ip} + \sum_{j, p \ne o(j)} t_{jp} u_{jp} + \sum_{ijp} g_{ij} y_{ijp}
+    \min  C_0 + \sum_{ip} e_{ip} x_{ip} + \sum_{j, p \ne o(j)} t_{jp} u_{jp} + \sum_{ijp} \min(g_{ij}, t_{jp}) y_{ijp}
     (1)   \sum_p x_{ip} = 1
     (2)   y_{ijp} \ge x_{ip} - u_{jp}                        p \ne o(j),\ g_{ij} > 0
     (3)   min_{pk} \le \sum_i r_{ik} x_{ip} \le R_{pk}
@@ -34,13 +34,17 @@ def add_variables(model: Any, reduction: Reduction) -> None:
 
 
 def objective(model: Any, reduction: Reduction) -> None:
-    """The constant, placement, sends and lost gains."""
+    """The constant, placement, sends and lost gains, none counted for more than its send.
+
+    min(t, Σ g) = min(t, Σ min(g, t)), and the LP bound stays as it is; but a hard edge's gain of
+    millions beside a send of 1 would drown in a solver's tolerances.
+    """
     place, send = reduction.place_cost.tolist(), reduction.problem.send_cost.tolist()
     gain = gains(reduction.problem)
     variables = [*model.x.values(), *model.u.values(), *model.y.values()]
     costs = [place[i][p] for i, p in model.x]
     costs += [send[j][p] for j, p in model.u]
-    costs += [gain[j][i] for i, j, p in model.y]
+    costs += [min(gain[j][i], send[j][p]) for i, j, p in model.y]
     model.objective = pyo.Objective(expr=linear(costs, variables, reduction.constant), sense=pyo.minimize)
 
 

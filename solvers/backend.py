@@ -28,6 +28,7 @@ class MilpResult:
         values: of the best solution, by column, or None.
         objective: of `values`; +inf without.
         dual_bound: −inf where the solver has none.
+        resolution: objective and bound mean nothing below this.
     """
 
     status: MilpStatus
@@ -35,6 +36,7 @@ class MilpResult:
     objective: float
     dual_bound: float
     limit: Limit | None = None
+    resolution: float = 1e-6
 
 
 class MilpBackend(Protocol):

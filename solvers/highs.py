@@ -20,6 +20,8 @@ from solvers.base import Limit, MissingPackageError, SolveLimits, SolverError, S
 _INSTALL = "run: pip install 'highspy>=1.12,<1.14'"
 #: Costs reach HiGHS with the largest below this. Its tolerances are absolute, and costs of 10^12 drown in them.
 _LARGEST_COST = 2.0**20
+#: HiGHS's own feasibility tolerance, in the costs it sees.
+_TOLERANCE = 1e-6
 #: Below 1, since objectives are integers; the rest is room for the tolerance of bounds (solvers/mip.py).
 _ABSOLUTE_GAP = 0.9
 #: Root relaxations of formulations this large are solved 10 times faster by the interior point method.
@@ -206,10 +208,10 @@ class _Incumbent:
         # An LP without integer columns has its bound in the objective; a MIP's is read only for these ends.
         if status in (ends.kOptimal, ends.kModelEmpty):
             bound = self._unscaled(info.mip_dual_bound) if data.integer.any() else self._claimed(data)
-            return MilpResult(MilpStatus.OPTIMAL, self.values, self._claimed(data), bound)
+            return self._answer(MilpStatus.OPTIMAL, data, bound, None)
         if status in limits:
             bound = max(self.dual_bound, self._unscaled(info.mip_dual_bound))
-            return MilpResult(MilpStatus.STOPPED, self.values, self._claimed(data), bound, limits[status])
+            return self._answer(MilpStatus.STOPPED, data, bound, limits[status])
         raise SolverError(
             f"HiGHS ended with status {highs.modelStatusToString(status)!r} on {data.num_rows} rows × "
             f"{data.num_columns} columns; report it with the problem file"
@@ -217,7 +219,10 @@ class _Incumbent:
 
     def without_highs(self, data: MilpData, stopped_by: Limit | None) -> MilpResult:
         """What HiGHS has told of so far, the run having been left behind."""
-        return MilpResult(MilpStatus.STOPPED, self.values, self._claimed(data), self.dual_bound, stopped_by)
+        return self._answer(MilpStatus.STOPPED, data, self.dual_bound, stopped_by)
+
+    def _answer(self, status: MilpStatus, data: MilpData, bound: float, limit: Limit | None) -> MilpResult:
+        return MilpResult(status, self.values, self._claimed(data), bound, limit, _TOLERANCE / self._factor)
 
     def _claimed(self, data: MilpData) -> float:
         return math.inf if self.values is None else float(data.cost @ self.values) + data.offset

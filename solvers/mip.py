@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from formulations.assignment import Assignment
 from formulations.constraints import Constraint
 from formulations.evaluation import Evaluation, evaluate
@@ -30,7 +32,7 @@ from solvers.base import (
 from solvers.placement import explain_infeasible
 
 #: A backend works in floating point. Its bound is trusted up to 1e-9 of itself plus 1e-6, which keeps
-#: integers below 10^8 exact; its claims must match the evaluation up to one millionth.
+#: integers below 10^8 exact. Rows, and claims that contradict what is known, are allowed one millionth.
 BOUND_TOLERANCE = 1e-9
 CLAIM_TOLERANCE = 1e-6
 #: Pyomo builds and compiles at least this many y variables a second; a model that would outlast the
@@ -109,6 +111,7 @@ class _Run:
         self.best: Evaluation | None = None
         self._solver, self._problem, self._report = solver, problem, report
         self._dual_bound = -math.inf
+        self._closed = False
         self._trajectory: list[Progress] = []
 
     def compiled(self) -> MilpData:
@@ -135,9 +138,12 @@ class _Run:
         """The backend's progress, which is its claim alone."""
         self.note(dual_bound, self._solver.backend.name, primal_bound)
 
+    @property
+    def _primal(self) -> float:
+        return math.inf if self.best is None else self.best.objective
+
     def note(self, dual_bound: float, message: str, primal_bound: float = math.inf) -> None:
-        if self.best is not None:
-            primal_bound = min(primal_bound, self.best.objective)
+        primal_bound = min(primal_bound, self._primal)
         self._trajectory.append(Progress(self.watch.elapsed, primal_bound, dual_bound, message))
         self._report(self._trajectory[-1])
 
@@ -152,29 +158,46 @@ class _Run:
             assert self.best is not None  # solve() has dealt with the other case
             raise ContradictionError(f"{where}: called infeasible, but an assignment costs {self.best.objective}")
         if answer.values is not None:
-            claimed = evaluate(self._problem, self._solver.formulation.decode(self._problem, data, answer.values))
-            if abs(claimed.objective - answer.objective) > _allowance(claimed.objective):
+            found = self._decoded(answer, data, where)
+            # Rows hold up to a tolerance, so every y may be that much too low. Too high is no lie: a
+            # solution found on the way need not have its messages and its y at their best.
+            if found.objective - answer.objective > CLAIM_TOLERANCE * (1.0 + float(np.abs(data.cost).sum())):
                 raise ContradictionError(
-                    f"{where}: claims objective {answer.objective}, its assignment evaluates to {claimed.objective}"
+                    f"{where}: claims objective {answer.objective}, its assignment evaluates to {found.objective}"
                 )
-            # The best messages for its placement; the run may have been stopped before it saw them.
-            found = evaluate(self._problem, Assignment(claimed.assignment.worker))
-            if self.best is None or found.objective < self.best.objective:
+            known = self._primal
+            if answer.status is MilpStatus.OPTIMAL and found.objective > known + _allowance(known, answer):
+                raise ContradictionError(f"{where}: calls {found.objective} optimal, but its start costs {known}")
+            if found.objective < known:
                 self.best = found
         if math.isfinite(answer.dual_bound):
-            known = math.inf if self.best is None else self.best.objective
-            if answer.dual_bound > known + _allowance(known):
+            known = self._primal
+            if answer.dual_bound > known + _allowance(known, answer):
                 raise ContradictionError(
                     f"{where}: claims the lower bound {answer.dual_bound}, but an assignment costs {known}"
                 )
-            trusted = answer.dual_bound - BOUND_TOLERANCE * abs(answer.dual_bound) - 1e-6
+            trusted = answer.dual_bound - BOUND_TOLERANCE * abs(answer.dual_bound) - answer.resolution
             self._dual_bound = min(known, math.ceil(trusted))
+        self._closed = self._dual_bound + _allowance(self._dual_bound, answer) >= self._primal
+
+    def _decoded(self, answer: MilpResult, data: MilpData, where: str) -> Evaluation:
+        """The answer's placement with the best messages for it, evaluated."""
+        assert answer.values is not None
+        try:
+            worker = self._solver.formulation.decode(self._problem, data, answer.values).worker
+        except ValueError as error:
+            raise ContradictionError(f"{where}: claims a solution, but {error}") from None
+        found = evaluate(self._problem, Assignment(worker))
+        if not found.feasible:
+            broken = "; ".join(str(violation) for violation in found.violations)
+            raise ContradictionError(f"{where}: claims a feasible solution, but {broken}")
+        return found
 
     def result(self, limit: Limit | None, messages: Sequence[str] = ()) -> SolveResult:
         """Everything known now, as the answer; `limit` None = the backend ran to its end."""
         if self.best is None:
             termination = Termination.NO_SOLUTION_FOUND
-        elif limit is None and self.best.objective - self._dual_bound > _allowance(self.best.objective):
+        elif limit is None and not self._closed:
             termination, limit = Termination.FEASIBLE, Limit.GAP
         else:
             termination = Termination.OPTIMAL if limit is None else Termination.FEASIBLE
@@ -192,5 +215,6 @@ class _Run:
         )
 
 
-def _allowance(value: float) -> float:
-    return CLAIM_TOLERANCE * max(1.0, abs(value)) if math.isfinite(value) else 0.0
+def _allowance(value: float, answer: MilpResult) -> float:
+    """By how much a claim may miss `value` before it contradicts it."""
+    return CLAIM_TOLERANCE * max(1.0, abs(value)) + answer.resolution if math.isfinite(value) else 0.0

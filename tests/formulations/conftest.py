@@ -5,20 +5,30 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from formulations import InputError, LayerProblem
 
+# A busy machine is no failure, and a run that fails fails again.
+settings.register_profile(
+    "unhurried", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow], print_blob=True
+)
+settings.load_profile("unhurried")
+
 
 @pytest.fixture(scope="session")
 def refused():
-    """`with refused("send_cost", "[0,1]"):` the block raises InputError, on one line that holds these texts."""
+    """`with refused("send_cost", "[0,1]"):` the block raises InputError, on one line that holds these texts.
+
+    What `as` names is pytest's record of the error.
+    """
 
     @contextlib.contextmanager
     def expect(*mentioned):
         with pytest.raises(InputError) as caught:
-            yield
+            yield caught
         message = str(caught.value)
         assert len(message.splitlines()) == 1, f"not one line: {message!r}"
         for text in mentioned:

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from formulations import Assignment, LayerProblem, evaluate
 
-RANDOM = settings(deadline=None, max_examples=250)
+RANDOM = settings(max_examples=250)
 SIZES = ("num_neurons", "num_inputs", "num_workers")
 
 

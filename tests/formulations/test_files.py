@@ -120,10 +120,12 @@ def test_damaged_bytes_never_crash_or_change_costs(problem, tmp_path, refused):
 )
 @pytest.mark.parametrize("kind", [LayerProblem, Assignment])
 def test_other_files_are_refused(refused, tmp_path, kind, content):
-    """What is not an .npz is refused on one line that names the file."""
+    """What is not an .npz is refused on one line that names the file and gives no unsafe advice."""
     (tmp_path / "thing.npz").write_bytes(content)
-    with refused(str(tmp_path / "thing.npz"), ".npz"):
+    with refused(str(tmp_path / "thing.npz"), ".npz") as caught:
         kind.read(tmp_path / "thing.npz")
+    # numpy's own advice for whatever it does not know is to unpickle it.
+    assert "allow_pickle" not in str(caught.value)
 
 
 def test_a_bare_array_is_called_that(refused, tmp_path):

@@ -39,7 +39,7 @@ def loads_of_all_placements(problem):
             yield held
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(problem=load_problems())
 def test_no_placement_leaves_the_load_ranges(problem):
     """Every placement that fits has all its loads within lo..hi, which are no wider than what was given."""
@@ -51,7 +51,7 @@ def test_no_placement_leaves_the_load_ranges(problem):
         assert (held <= hi).all()
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(problem=load_problems())
 def test_shortages_are_true(problem):
     """Where counting finds a shortage there is no placement, nor where a range is empty."""
@@ -60,7 +60,7 @@ def test_shortages_are_true(problem):
         assert not list(loads_of_all_placements(problem))
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_counting_is_complete_for_one_unit_load(data):
     """With one load of 1 for all neurons, no shortage and no empty range means that a placement fits."""

@@ -21,7 +21,7 @@ def reduced_cost(reduction, worker):
     return total
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(data=st.data())
 def test_reduced_problem_costs_the_same(placed_problems, data):
     """Every placement that fits costs the same before and after, and free pairs are remote ones."""

@@ -57,7 +57,7 @@ def real_objective(given_costs, owner, communication, worker, num_workers):
     return total
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(data=st.data(), coarse=st.sampled_from([None, 1.0, 2.0, 8.0]))
 def test_rounding_bound_holds(placed_problems, data, coarse):
     """|F_integer / scale − F_real| is within the bound, at the chosen scale and at coarse ones."""
@@ -105,12 +105,10 @@ def test_rounding_bound_by_hand(costs, worker, off_by):
     given_costs = {"keep_cost": 0.0, "objective_constant": 0.0, "place_cost": np.zeros((3, 3)), **costs}
     real = float(real_objective(given_costs, owner, problem.communication, worker, 3))
     assert abs(found - real) == pytest.approx(off_by)
-    assert off_by <= problem.scaling.rounding_bound + 1e-12
-    slack = {"partials": 3 * 0.4}.get(problem.communication, 0.0)  # a worker's part for itself is bounded too
-    assert problem.scaling.rounding_bound == pytest.approx(off_by + slack)
+    assert problem.scaling.rounding_bound == pytest.approx(off_by)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(data=st.data())
 def test_scale_is_the_largest_power_of_two_that_fits(placed_problems, data):
     """Every total stays below 2^50, and at twice the scale one would not."""
@@ -126,7 +124,7 @@ def test_scale_is_the_largest_power_of_two_that_fits(placed_problems, data):
     assert (scale.numerator * scale.denominator).bit_count() == 1
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(data=st.data())
 def test_entries_are_rounded_to_the_nearest_integer(placed_problems, data):
     """integer = rint(cost × scale), entry by entry."""
@@ -236,6 +234,16 @@ def test_error_budget_is_scaled_with_the_costs():
     assert problem.error_budget == 1.5 * problem.scale
     for huge in (1e9, 1e300):
         assert LayerProblem(**costs, error_budget=huge).error_budget >= 2 * problem.scale
+
+
+def test_wide_per_weight_layers_of_floats():
+    """Float costs of a layer as wide as a transformer's are no overflow in `per_weight`: the scale sees to that."""
+    num_neurons = 8192
+    problem = LayerProblem(
+        np.full((num_neurons, 1), 0.5), [0], [[0.0, 4000.0]], communication="per_weight", capacity=[[0], [num_neurons]]
+    )
+    # Nothing is worth 4000, so all is lost.
+    assert evaluate(problem, Assignment([1] * num_neurons)).objective == num_neurons * 0.5 * problem.scale
 
 
 def test_costs_beyond_float64_sums_are_refused(refused):

@@ -12,7 +12,7 @@ from formulations import Assignment, LayerProblem, evaluate
 from solvers import Limit, SolveLimits, Termination, registry
 from solvers.base import UnsupportedError
 
-NUM_CASES = 60
+NUM_CASES = 40
 SIZES = {"num_neurons": 5, "num_inputs": 4, "num_workers": 3}
 
 
@@ -126,7 +126,7 @@ def test_progress_only_gets_better(answers):
 
 def test_a_seed_gives_the_same_answer_again(solver_name, cases):
     """Two solvers made with one seed return the same placement, bounds and ending."""
-    for problem, _ in cases:
+    for problem, _ in cases[:20]:
         first, second = (registry.get(solver_name, seed=7).solve(problem) for _ in range(2))
         assert (first.termination, first.dual_bound) == (second.termination, second.dual_bound)
         assert (first.assignment is None) == (second.assignment is None)

@@ -176,6 +176,16 @@ def test_infeasible_is_asked_twice(data, monkeypatch):
     assert modes == ["choose", "choose", "off"]
 
 
+def test_a_solve_error_is_asked_again():
+    """HiGHS 1.13's presolve answers this infeasible placement (4+4+5+4 into 7 and 10, filled) with 'Solve error'."""
+    load, exactly = [[4], [4], [0], [5], [4]], [[7], [10]]
+    problem = LayerProblem(
+        np.ones((5, 0), int), [], np.ones((0, 2), int), load=load, capacity=exactly, min_load=exactly
+    )
+    for name in ("contiguous", "l0-munkres", "highs"):
+        assert registry.get(name).solve(problem).termination is Termination.INFEASIBLE
+
+
 def test_a_false_infeasible_is_overruled_by_the_second_run(data, optimum, monkeypatch):
     """If only the run with presolve says infeasible, the answer of the run without it counts."""
     run = Highs._run

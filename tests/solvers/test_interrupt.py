@@ -97,6 +97,7 @@ def test_an_interrupt_before_anything_is_found(packed_problem, monkeypatch):
 
 CHILD = """
 import json, math, sys
+import highspy  # a signal inside this import would hit neither the building nor the search
 from formulations import LayerProblem
 from solvers import SolveLimits, solve
 
