@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -64,7 +65,7 @@ class Formulation:
             raise InputError(f"problem {problem.name!r}: {reason}")
         reduction = self.reduce(problem)
         model = pyo.ConcreteModel(name=f"{problem.name}.{self.name}")
-        with _collector_paused():
+        with _building():
             for part in (self.add_variables, *self.parts):
                 before_part(part.__name__)
                 part(model, reduction)
@@ -83,13 +84,21 @@ class Formulation:
 
 
 @contextlib.contextmanager
-def _collector_paused() -> Iterator[None]:
-    """No cyclic garbage collection: a model is all live objects, and walking them doubles the time to build it."""
+def _building() -> Iterator[None]:
+    """No cyclic garbage collection, and no word from Pyomo.
+
+    A model is all live objects, and walking them doubles the time to build it. And Pyomo prints on
+    standard output when building is interrupted.
+    """
     was_enabled = gc.isenabled()
+    logger = logging.getLogger("pyomo.core")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
     gc.disable()
     try:
         yield
     finally:
+        logger.setLevel(level)
         if was_enabled:
             gc.enable()
 

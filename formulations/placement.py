@@ -7,6 +7,7 @@ and its elastic form, in which every load row may be missed at a cost.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -48,8 +49,9 @@ def shortfall_model(problem: LayerProblem) -> Any:
 
     model.at_most = pyo.Constraint(index, rule=at_most)
     model.at_least = pyo.Constraint(index, rule=at_least)
-    # In shares of what the neurons need in all, so that a byte does not count as much as a neuron.
-    share = (1.0 / np.maximum(1, problem.load.sum(axis=0))).tolist()
+    # In shares of what the neurons need in all, so that a byte does not count as much as a neuron; as integers.
+    needs = [max(1, total) for total in problem.load.sum(axis=0).tolist()]
+    share = [math.lcm(*needs) // need for need in needs]
     misses = [(variable, share[k]) for family in (model.over, model.under) for (_, k), variable in family.items()]
     variables, costs = zip(*misses, strict=True)
     model.objective = pyo.Objective(expr=linear(costs, variables), sense=pyo.minimize)

@@ -51,6 +51,28 @@ class MissingPackageError(InputError):
     """A package that a solver needs is absent or of a version that cannot be used."""
 
 
+class StoppedError(Exception):
+    """A step inside a solver was stopped by a limit; the solver answers with what it has."""
+
+    def __init__(self, limit: Limit) -> None:
+        super().__init__(limit.value)
+        self.limit = limit
+
+
+#: What ends a run early, from inside: a limit, or Ctrl-C.
+STOPS = (StoppedError, KeyboardInterrupt)
+
+
+def limit_of(stop: BaseException) -> Limit:
+    """The limit that one of `STOPS` stands for."""
+    return stop.limit if isinstance(stop, StoppedError) else Limit.INTERRUPT
+
+
+#: OPTIMAL leaves no more than this between the bounds, relative to the objective. Solvers in exact
+#: arithmetic leave nothing.
+OPTIMAL_TOLERANCE = 1e-6
+
+
 @dataclass(frozen=True)
 class SolveLimits:
     """When to stop. None = no limit.
@@ -128,16 +150,21 @@ class SolveResult:
         if self.evaluation is not None and not self.evaluation.feasible:
             broken = "; ".join(str(violation) for violation in self.evaluation.violations)
             raise ContradictionError(f"{where}: claims a feasible assignment, but {broken}")
-        if (self.bound_proved_by is None) != math.isinf(self.dual_bound):
-            raise SolverError(f"{where}: bound {self.dual_bound} proved by {self.bound_proved_by}")
-        if self.termination is Termination.INFEASIBLE and not (math.isinf(self.dual_bound) and self.messages):
-            raise SolverError(f"{where}: an infeasible problem has no bound and must say what is short")
         if self.dual_bound > self.primal_bound:
             raise ContradictionError(
                 f"{where}: claims the lower bound {self.dual_bound}, but its assignment costs {self.primal_bound}"
             )
+        if not self.dual_bound < math.inf:
+            raise SolverError(f"{where}: {self.dual_bound} is no lower bound; an unknown one is -inf")
+        if (self.bound_proved_by is None) != math.isinf(self.dual_bound):
+            raise SolverError(f"{where}: bound {self.dual_bound} proved by {self.bound_proved_by}")
+        if self.termination is Termination.INFEASIBLE and not (math.isinf(self.dual_bound) and self.messages):
+            raise SolverError(f"{where}: an infeasible problem has no bound and must say what is short")
         if self.termination is Termination.OPTIMAL and self.limit is not None:
             raise SolverError(f"{where}: OPTIMAL, yet stopped by {self.limit.value}")
+        closed = self.gap is not None and self.gap <= OPTIMAL_TOLERANCE
+        if self.termination is Termination.OPTIMAL and not closed:
+            raise SolverError(f"{where}: OPTIMAL, yet its bounds are {self.dual_bound} and {self.primal_bound}")
 
     @property
     def assignment(self) -> Assignment | None:
@@ -222,13 +249,25 @@ class Stopwatch:
         return replace(self._limits, seconds=max(0.1, share * self.remaining))
 
 
+class Trajectory:
+    """The progress of one run: kept for its result, and reported as it comes."""
+
+    def __init__(self, watch: Stopwatch, report: Report) -> None:
+        self.steps: list[Progress] = []
+        self._watch, self._report = watch, report
+
+    def note(self, primal_bound: float, dual_bound: float = -math.inf, message: str = "") -> None:
+        self.steps.append(Progress(self._watch.elapsed, primal_bound, dual_bound, message))
+        self._report(self.steps[-1])
+
+
 def heuristic_result(
     solver: Solver,
     problem: LayerProblem,
     evaluation: Evaluation | None,
     watch: Stopwatch,
+    trajectory: Trajectory,
     limit: Limit | None = None,
-    trajectory: Sequence[Progress] = (),
 ) -> SolveResult:
     """The answer of a solver that proves no bound."""
     return SolveResult(
@@ -240,7 +279,7 @@ def heuristic_result(
         termination=Termination.NO_SOLUTION_FOUND if evaluation is None else Termination.FEASIBLE,
         seconds=watch.elapsed,
         limit=limit,
-        trajectory=tuple(trajectory),
+        trajectory=tuple(trajectory.steps),
     )
 
 

@@ -19,12 +19,12 @@ from formulations.evaluation import Evaluation, evaluate
 from formulations.problem import LayerProblem
 from solvers.base import (
     Limit,
-    Progress,
     Report,
     SolveLimits,
     SolveResult,
     Stopwatch,
     Termination,
+    Trajectory,
     heuristic_result,
     infeasible_result,
     refuse_unsupported,
@@ -62,6 +62,7 @@ class BruteForce:
         watch = Stopwatch(limits)
         best: Evaluation | None = None
         limit: Limit | None = None
+        trajectory = Trajectory(watch, report)
         try:
             for assignment in _assignments(problem, constraints):
                 if watch.expired:
@@ -70,11 +71,11 @@ class BruteForce:
                 found = evaluate(problem, assignment, constraints)
                 if found.feasible and (best is None or found.objective < best.objective):
                     best = found
-                    report(Progress(watch.elapsed, best.objective, -math.inf))
+                    trajectory.note(best.objective)
         except KeyboardInterrupt:
             limit = Limit.INTERRUPT
         if limit is not None:
-            return heuristic_result(self, problem, best, watch, limit)
+            return heuristic_result(self, problem, best, watch, trajectory, limit)
         if best is None:
             return infeasible_result(self, problem, watch, self._shortage(problem, constraints))
         return SolveResult(
@@ -85,6 +86,7 @@ class BruteForce:
             bound_proved_by="exhaustive",
             termination=Termination.OPTIMAL,
             seconds=watch.elapsed,
+            trajectory=tuple(trajectory.steps),
         )
 
     def _shortage(self, problem: LayerProblem, constraints: Sequence[Constraint]) -> tuple[str, ...]:

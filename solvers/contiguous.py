@@ -7,21 +7,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from formulations.assignment import Assignment
 from formulations.constraints import Constraint
-from formulations.evaluation import evaluate
 from formulations.problem import LayerProblem
 from solvers.base import (
     Report,
     SolveLimits,
     SolveResult,
-    Stopwatch,
-    heuristic_result,
-    infeasible_result,
     refuse_unsupported,
     silent,
 )
-from solvers.placement import explain_infeasible, place
+from solvers.placement import solve_by_placing_once
 
 
 @dataclass(frozen=True)
@@ -46,12 +41,7 @@ class Contiguous:
     ) -> SolveResult:
         """See `Solver.solve`."""
         refuse_unsupported(self, problem, constraints)
-        watch = Stopwatch(limits)
         # The distance of each neuron from the middle of each worker's stretch: least in total in order.
         neuron, worker = np.ogrid[: problem.num_neurons, : problem.num_workers]
         distance = (2 * neuron + 1) * problem.num_workers - (2 * worker + 1) * problem.num_neurons
-        placed = place(problem, distance**2, limits)
-        if placed is None:
-            return infeasible_result(self, problem, watch, explain_infeasible(problem))
-        evaluation = evaluate(problem, Assignment(placed))
-        return heuristic_result(self, problem, evaluation, watch)
+        return solve_by_placing_once(self, problem, distance**2, limits, report)

@@ -81,7 +81,7 @@ class Highs:
         limits: SolveLimits = SolveLimits(),
         report: Callable[[float, float], None] = lambda primal, dual: None,
     ) -> MilpResult:
-        """Minimise `data`; a claim of infeasibility is only believed after a second run without presolve.
+        """Minimise `data`; a failure or a claim of infeasibility only counts after a second run without presolve.
 
         Raises:
             MissingPackageError: no usable highspy.
@@ -89,8 +89,13 @@ class Highs:
         """
         watch = Stopwatch(limits)
         result = self._run(data, start, limits, watch, report, presolve="choose")
-        if result.status is MilpStatus.INFEASIBLE:
+        if result is None or result.status is MilpStatus.INFEASIBLE:
             result = self._run(data, start, limits, watch, report, presolve="off")
+        if result is None:
+            raise SolverError(
+                f"HiGHS {self.version()} fails on {data.num_rows} rows × {data.num_columns} columns, with and without "
+                "presolve; report it with the problem file"
+            )
         if start is not None and result.status is MilpStatus.OPTIMAL:
             given = float(data.cost @ start) + data.offset
             if result.objective > given + 1e-6 * max(1.0, abs(given)):
@@ -122,7 +127,8 @@ class Highs:
         watch: Stopwatch,
         report: Callable[[float, float], None],
         presolve: str,
-    ) -> MilpResult:
+    ) -> MilpResult | None:
+        """One run's answer; None where HiGHS ends in an error of its own."""
         highs, factor = self._load(data, data.integer)
         _set(highs, presolve=presolve, mip_rel_gap=limits.gap, mip_abs_gap=_ABSOLUTE_GAP * factor)
         if data.num_columns >= _COLUMNS_FOR_IPM:
@@ -190,8 +196,8 @@ class _Incumbent:
     def _unscaled(self, value: float) -> float:
         return value / self._factor + self._offset if math.isfinite(value) else value
 
-    def result(self, highs: Any, data: MilpData, stopped_by: Limit | None) -> MilpResult:
-        """The final answer."""
+    def result(self, highs: Any, data: MilpData, stopped_by: Limit | None) -> MilpResult | None:
+        """The final answer; None where HiGHS ends in an error of its own."""
         import highspy
 
         status, info = highs.getModelStatus(), highs.getInfo()
@@ -212,10 +218,8 @@ class _Incumbent:
         if status in limits:
             bound = max(self.dual_bound, self._unscaled(info.mip_dual_bound))
             return self._answer(MilpStatus.STOPPED, data, bound, limits[status])
-        raise SolverError(
-            f"HiGHS ended with status {highs.modelStatusToString(status)!r} on {data.num_rows} rows × "
-            f"{data.num_columns} columns; report it with the problem file"
-        )
+        # Asked to stop at an awkward moment, HiGHS may end without a status.
+        return self.without_highs(data, stopped_by) if stopped_by is not None else None
 
     def without_highs(self, data: MilpData, stopped_by: Limit | None) -> MilpResult:
         """What HiGHS has told of so far, the run having been left behind."""
@@ -265,7 +269,8 @@ class _Search:
 
     @property
     def left_behind(self) -> bool:
-        return self._thread.is_alive()
+        """HiGHS itself has no answer: it still runs, or Ctrl-C came out of a callback."""
+        return self._thread.is_alive() or isinstance(self._failure, KeyboardInterrupt)
 
     def finish(self, limits: SolveLimits, watch: Stopwatch) -> Limit | None:
         """Run to the end, to Ctrl-C or to a limit; the limit that stopped it from here, if one did."""
@@ -291,6 +296,8 @@ class _Search:
                 stopped_by = Limit.INTERRUPT
                 give_up = min(give_up, watch.elapsed + _GRACE_SECONDS)
                 self._stop.set()
+        if isinstance(self._failure, KeyboardInterrupt):
+            return Limit.INTERRUPT
         if self._failure is not None:
             raise SolverError(f"HiGHS {check_version()} failed: {self._failure}") from self._failure
         return stopped_by

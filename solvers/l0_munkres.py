@@ -5,7 +5,6 @@ Shapes: N neurons, M inputs, P workers.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -17,18 +16,21 @@ from formulations.constraints import Constraint
 from formulations.evaluation import Evaluation, evaluate
 from formulations.problem import LayerProblem
 from solvers.base import (
+    STOPS,
     Limit,
-    Progress,
     Report,
     SolveLimits,
     SolveResult,
+    StoppedError,
     Stopwatch,
+    Trajectory,
     heuristic_result,
     infeasible_result,
+    limit_of,
     refuse_unsupported,
     silent,
 )
-from solvers.placement import explain_infeasible, place
+from solvers.placement import explain_infeasible, place, solve_by_placing_once
 
 IntArray = NDArray[np.int64]
 
@@ -56,13 +58,7 @@ class L0Munkres:
     ) -> SolveResult:
         """See `Solver.solve`."""
         refuse_unsupported(self, problem, constraints)
-        watch = Stopwatch(limits)
-        worker = place(problem, separable_cost(problem), limits)
-        if worker is None:
-            return infeasible_result(self, problem, watch, explain_infeasible(problem))
-        evaluation = evaluate(problem, Assignment(worker))
-        report(Progress(watch.elapsed, evaluation.objective, -math.inf, "placed"))
-        return heuristic_result(self, problem, evaluation, watch)
+        return solve_by_placing_once(self, problem, separable_cost(problem), limits, report)
 
 
 @dataclass(frozen=True)
@@ -92,30 +88,26 @@ class Alternation:
         limits: SolveLimits = SolveLimits(),
         report: Report = silent,
     ) -> SolveResult:
-        """See `Solver.solve`. The first start is always finished; the limit cuts the others short."""
+        """See `Solver.solve`. Time is looked at once there is an assignment."""
         refuse_unsupported(self, problem, constraints)
         watch = Stopwatch(limits)
         best: Evaluation | None = None
         limit: Limit | None = None
-        trajectory: list[Progress] = []
+        trajectory = Trajectory(watch, report)
         try:
             for number, cost_NP in enumerate(self._start_costs(problem)):
                 if best is not None and watch.expired:
-                    limit = Limit.TIME
-                    break
+                    raise StoppedError(Limit.TIME)
                 worker = place(problem, cost_NP, watch.limits_left())
                 if worker is None:
                     return infeasible_result(self, problem, watch, explain_infeasible(problem))
                 for found in self._descend(problem, worker, watch):
                     if best is None or found.objective < best.objective:
                         best = found
-                        trajectory.append(Progress(watch.elapsed, best.objective, -math.inf, f"start {number}"))
-                        report(trajectory[-1])
-                    if watch.expired:
-                        break
-        except KeyboardInterrupt:
-            limit = Limit.INTERRUPT
-        return heuristic_result(self, problem, best, watch, limit, trajectory)
+                        trajectory.note(best.objective, message=f"start {number}")
+        except STOPS as stop:
+            limit = limit_of(stop)
+        return heuristic_result(self, problem, best, watch, trajectory, limit)
 
     def _start_costs(self, problem: LayerProblem) -> Iterator[IntArray]:
         yield separable_cost(problem)
@@ -128,6 +120,8 @@ class Alternation:
         while True:
             found = evaluate(problem, Assignment(worker))
             yield found
+            if watch.expired:
+                raise StoppedError(Limit.TIME)
             sent = found.assignment.sent
             assert sent is not None
             worker_next = place(problem, cost_given_sent(problem, sent), watch.limits_left())

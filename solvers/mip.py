@@ -10,21 +10,22 @@ import numpy as np
 
 from formulations.assignment import Assignment
 from formulations.constraints import Constraint
-from formulations.evaluation import Evaluation, evaluate
+from formulations.evaluation import Evaluation, evaluate, relative_gap
 from formulations.milp import MilpData, compile_model
 from formulations.mip_model import Formulation, encode_assignment
 from formulations.problem import LayerProblem
 from solvers.backend import MilpBackend, MilpResult, MilpStatus
 from solvers.base import (
+    OPTIMAL_TOLERANCE,
     ContradictionError,
     Limit,
-    Progress,
     Report,
     SolveLimits,
     Solver,
     SolveResult,
     Stopwatch,
     Termination,
+    Trajectory,
     infeasible_result,
     refuse_unsupported,
     silent,
@@ -109,10 +110,9 @@ class _Run:
     def __init__(self, solver: MipSolver, problem: LayerProblem, limits: SolveLimits, report: Report) -> None:
         self.watch = Stopwatch(limits)
         self.best: Evaluation | None = None
-        self._solver, self._problem, self._report = solver, problem, report
+        self._solver, self._problem = solver, problem
         self._dual_bound = -math.inf
-        self._closed = False
-        self._trajectory: list[Progress] = []
+        self._trajectory = Trajectory(self.watch, report)
 
     def compiled(self) -> MilpData:
         """The model as arrays. Raises _OutOfTimeError rather than outlast the time limit."""
@@ -143,9 +143,7 @@ class _Run:
         return math.inf if self.best is None else self.best.objective
 
     def note(self, dual_bound: float, message: str, primal_bound: float = math.inf) -> None:
-        primal_bound = min(primal_bound, self._primal)
-        self._trajectory.append(Progress(self.watch.elapsed, primal_bound, dual_bound, message))
-        self._report(self._trajectory[-1])
+        self._trajectory.note(min(primal_bound, self._primal), dual_bound, message)
 
     def take(self, answer: MilpResult, data: MilpData) -> None:
         """The backend's answer: its assignment as evaluated, its bound as far as it can be trusted.
@@ -178,7 +176,6 @@ class _Run:
                 )
             trusted = answer.dual_bound - BOUND_TOLERANCE * abs(answer.dual_bound) - answer.resolution
             self._dual_bound = min(known, math.ceil(trusted))
-        self._closed = self._dual_bound + _allowance(self._dual_bound, answer) >= self._primal
 
     def _decoded(self, answer: MilpResult, data: MilpData, where: str) -> Evaluation:
         """The answer's placement with the best messages for it, evaluated."""
@@ -197,7 +194,7 @@ class _Run:
         """Everything known now, as the answer; `limit` None = the backend ran to its end."""
         if self.best is None:
             termination = Termination.NO_SOLUTION_FOUND
-        elif limit is None and not self._closed:
+        elif limit is None and (relative_gap(self._primal, self._dual_bound) or 0.0) > OPTIMAL_TOLERANCE:
             termination, limit = Termination.FEASIBLE, Limit.GAP
         else:
             termination = Termination.OPTIMAL if limit is None else Termination.FEASIBLE
@@ -211,7 +208,7 @@ class _Run:
             seconds=self.watch.elapsed,
             limit=limit,
             messages=tuple(messages),
-            trajectory=tuple(self._trajectory),
+            trajectory=tuple(self._trajectory.steps),
         )
 
 

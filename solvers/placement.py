@@ -11,12 +11,28 @@ import numpy as np
 import scipy.optimize
 from numpy.typing import NDArray
 
+from formulations.assignment import Assignment
+from formulations.evaluation import Evaluation, evaluate
 from formulations.loads import load_ranges, shortages
 from formulations.milp import compile_model
 from formulations.mip_model import decode_placement
 from formulations.problem import LayerProblem
 from solvers.backend import MilpStatus
-from solvers.base import SolveLimits, SolverError
+from solvers.base import (
+    STOPS,
+    Limit,
+    Report,
+    SolveLimits,
+    Solver,
+    SolverError,
+    SolveResult,
+    StoppedError,
+    Stopwatch,
+    Trajectory,
+    heuristic_result,
+    infeasible_result,
+    limit_of,
+)
 
 IntArray = NDArray[np.int64]
 
@@ -28,7 +44,7 @@ def place(problem: LayerProblem, cost_NP: IntArray, limits: SolveLimits = SolveL
     (Munkres); anything else is a small MIP.
 
     Raises:
-        SolverError: no placement was found within `limits`, and none was ruled out.
+        StoppedError: a limit or Ctrl-C came before there was a placement, or before it was ruled out.
     """
     if shortages(problem):
         return None
@@ -44,6 +60,8 @@ def _place_in_slots(problem: LayerProblem, cost_NP: IntArray) -> IntArray | None
     num_neurons = problem.num_neurons
     if np.any(least > most) or most.sum() < num_neurons or least.sum() > num_neurons:
         return None
+    # Whatever a neuron pays at least it pays anyway; without it sums stay exact in float64 for longer.
+    cost_NP = cost_NP - cost_NP.min(axis=1, keepdims=True)
     slot_worker = np.repeat(np.arange(problem.num_workers), most)
     # Within a worker's slots the first `least` must be filled; fillers may take the others only.
     rank = np.arange(slot_worker.size) - np.repeat(np.cumsum(most) - most, most)
@@ -62,9 +80,29 @@ def _place_by_mip(problem: LayerProblem, cost_NP: IntArray, limits: SolveLimits)
     answer = Highs().solve(data, None, limits)
     if answer.status is MilpStatus.INFEASIBLE:
         return None
-    if answer.values is None:
-        raise SolverError(f"problem {problem.name!r}: no placement found within the limits; give more time")
+    if answer.limit is not None and (answer.values is None or answer.limit is Limit.INTERRUPT):
+        raise StoppedError(answer.limit)
+    assert answer.values is not None  # an end without a limit is an optimum
     return decode_placement(problem, data, answer.values)
+
+
+def solve_by_placing_once(
+    solver: Solver, problem: LayerProblem, cost_NP: IntArray, limits: SolveLimits, report: Report
+) -> SolveResult:
+    """The whole of a heuristic that knows what a placement costs before it places."""
+    watch = Stopwatch(limits)
+    trajectory = Trajectory(watch, report)
+    evaluation: Evaluation | None = None
+    limit: Limit | None = None
+    try:
+        worker = place(problem, cost_NP, limits)
+        if worker is None:
+            return infeasible_result(solver, problem, watch, explain_infeasible(problem))
+        evaluation = evaluate(problem, Assignment(worker))
+        trajectory.note(evaluation.objective, message="placed")
+    except STOPS as stop:
+        limit = limit_of(stop)
+    return heuristic_result(solver, problem, evaluation, watch, trajectory, limit)
 
 
 def explain_infeasible(problem: LayerProblem) -> tuple[str, ...]:
