@@ -111,13 +111,22 @@ class Highs:
         Raises:
             MissingPackageError: no usable highspy.
         """
-        highs, factor = self._load(data, np.zeros_like(data.integer))
-        _set(highs, solver="ipm", run_crossover="off")
-        if math.isfinite(seconds):
-            _set(highs, time_limit=seconds)
-        highs.run()
-        dual = np.array(highs.getSolution().row_dual, dtype=np.float64)
-        return data.dual_objective(dual / factor) if dual.size == data.num_rows else -math.inf
+        bound = -math.inf
+        watch = Stopwatch(SolveLimits(seconds=None if math.isinf(seconds) else seconds))
+        # Where presolve leaves nothing to solve, duals without crossover come back wrong: a valid bound, but a bad one.
+        for presolve in ("choose", "off"):
+            highs, factor = self._load(data, np.zeros_like(data.integer))
+            _set(highs, solver="ipm", run_crossover="off", presolve=presolve)
+            if math.isfinite(watch.remaining):
+                _set(highs, time_limit=max(0.01, watch.remaining))
+            highs.run()
+            dual = np.array(highs.getSolution().row_dual, dtype=np.float64)
+            if dual.size == data.num_rows:
+                bound = max(bound, data.dual_objective(dual / factor))
+            optimum = highs.getInfo().objective_function_value / factor + data.offset
+            if watch.expired or bound >= optimum - 1e-6 * max(1.0, abs(optimum)):
+                break
+        return bound
 
     def _run(
         self,

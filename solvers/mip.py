@@ -11,6 +11,7 @@ import numpy as np
 from formulations.assignment import Assignment
 from formulations.constraints import Constraint
 from formulations.evaluation import Evaluation, evaluate, relative_gap
+from formulations.loads import shortages
 from formulations.milp import MilpData, compile_model
 from formulations.mip_model import Formulation, encode_assignment
 from formulations.problem import LayerProblem
@@ -82,6 +83,8 @@ class MipSolver:
         refuse_unsupported(self, problem, constraints)
         self.backend.version()
         run = _Run(self, problem, limits, report)
+        if shortages(problem):
+            return infeasible_result(self, problem, run.watch, shortages(problem))
         try:
             if self.starter is not None:
                 start = self.starter.solve(problem, limits=run.watch.limits_left(share=0.2))
