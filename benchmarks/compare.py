@@ -23,6 +23,7 @@ from formulations.cluster import Cluster
 from formulations.errors import InputError
 from formulations.files import write_file
 from formulations.problem import LayerProblem
+from solvers.backend import exit_now
 from solvers.base import SolveLimits
 from solvers.registry import SOLVERS, require
 
@@ -182,4 +183,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_now(main())

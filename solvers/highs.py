@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import math
 import re
+import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +16,7 @@ import numpy as np
 import psutil
 
 from formulations.milp import FloatArray, MilpData
-from solvers.backend import MilpResult, MilpStatus
+from solvers.backend import MilpResult, MilpStatus, leave_behind
 from solvers.base import Limit, MissingPackageError, SolveLimits, SolverError, Stopwatch
 
 _INSTALL = "run: pip install 'highspy>=1.12,<1.14'"
@@ -287,24 +289,26 @@ class _Search:
         give_up = 1.07 * seconds + 1.2
         process = psutil.Process()
         stopped_by: Limit | None = None
-        self._thread.start()
-        while True:
-            try:
+        with _interrupts_noted() as interrupted:
+            self._thread.start()
+            while True:
                 self._thread.join(_POLL_SECONDS)
-                if not self._thread.is_alive() or watch.elapsed > give_up:
+                if not self._thread.is_alive():
+                    break
+                if watch.elapsed > give_up:
+                    leave_behind(self._thread)
                     break
                 if stopped_by is None:
-                    if watch.elapsed > seconds:
+                    if interrupted.is_set():
+                        stopped_by = Limit.INTERRUPT
+                        give_up = min(give_up, watch.elapsed + _GRACE_SECONDS)
+                    elif watch.elapsed > seconds:
                         stopped_by = Limit.TIME
                     elif limits.memory_bytes is not None and process.memory_info().rss > limits.memory_bytes:
                         stopped_by = Limit.MEMORY
                         give_up = min(give_up, watch.elapsed + _GRACE_SECONDS)
                     if stopped_by is not None:
                         self._stop.set()
-            except KeyboardInterrupt:
-                stopped_by = Limit.INTERRUPT
-                give_up = min(give_up, watch.elapsed + _GRACE_SECONDS)
-                self._stop.set()
         if isinstance(self._failure, KeyboardInterrupt):
             return Limit.INTERRUPT
         if self._failure is not None:
@@ -322,3 +326,17 @@ class _Search:
     def _interrupt_if_asked(self, event: Any) -> None:
         if self._stop.is_set():
             event.interrupt()
+
+
+@contextlib.contextmanager
+def _interrupts_noted() -> Iterator[threading.Event]:
+    """Ctrl-C sets the event instead of raising: raised at the wrong moment it would leave HiGHS running unwatched."""
+    interrupted = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield interrupted  # signals go to the main thread
+        return
+    before = signal.signal(signal.SIGINT, lambda number, frame: interrupted.set())
+    try:
+        yield interrupted
+    finally:
+        signal.signal(signal.SIGINT, before)

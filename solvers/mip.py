@@ -34,7 +34,8 @@ from solvers.base import (
 from solvers.placement import explain_infeasible
 
 #: A backend works in floating point. Its bound is trusted up to 1e-9 of itself plus its resolution, which
-#: keeps integers below 10^8 exact where costs are moderate. Rows, and claims that contradict what is known, are allowed one millionth.
+#: keeps integers below 10^8 exact where costs are moderate. Rows, and claims that contradict what is
+#: known, are allowed one millionth.
 BOUND_TOLERANCE = 1e-9
 CLAIM_TOLERANCE = 1e-6
 #: Pyomo builds and compiles at least this many y variables a second; a model that would outlast the
