@@ -332,10 +332,11 @@ class _Search:
 def _interrupts_noted() -> Iterator[threading.Event]:
     """Ctrl-C sets the event instead of raising: raised at the wrong moment it would leave HiGHS running unwatched."""
     interrupted = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield interrupted  # signals go to the main thread
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or before in (signal.SIG_IGN, None):
+        yield interrupted  # signals go to the main thread, and a background job ignores this one
         return
-    before = signal.signal(signal.SIGINT, lambda number, frame: interrupted.set())
+    signal.signal(signal.SIGINT, lambda number, frame: interrupted.set())
     try:
         yield interrupted
     finally:

@@ -96,7 +96,8 @@ def test_an_interrupt_before_anything_is_found(packed_problem, monkeypatch):
 
 
 CHILD = """
-import json, math, sys
+import json, math, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job starts with SIGINT ignored
 import highspy  # a signal inside this import would hit neither the building nor the search
 from formulations import LayerProblem
 from solvers import SolveLimits, solve
