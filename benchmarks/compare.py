@@ -23,9 +23,9 @@ from formulations.cluster import Cluster
 from formulations.errors import InputError
 from formulations.files import write_file
 from formulations.problem import LayerProblem
-from solvers.backend import exit_now
 from solvers.base import SolveLimits
 from solvers.registry import SOLVERS, require
+from solvers.threads import exit_now
 
 BASELINES = ("contiguous", "l0-munkres", "alternation")
 SCHEMA = "compare/1"

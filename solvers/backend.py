@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import atexit
 import enum
-import os
-import sys
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NoReturn, Protocol
+from typing import Protocol
 
 from formulations.milp import FloatArray, MilpData
 from solvers.base import Limit, SolveLimits
@@ -64,28 +60,3 @@ class MilpBackend(Protocol):
         report: Callable[[float, float], None] = lambda primal, dual: None,
     ) -> MilpResult:
         """Minimise. `report` hears objective and bound as they improve (±inf until known)."""
-
-
-_left_behind: list[threading.Thread] = []
-_SECONDS_AT_EXIT = 60.0
-
-
-def leave_behind(thread: threading.Thread) -> None:
-    """Remember a native solver's thread that was asked to stop and has outlasted its limit."""
-    _left_behind.append(thread)
-
-
-@atexit.register
-def _wait_for_threads() -> None:
-    # A native thread that calls back into an interpreter that is being taken down aborts the process.
-    for thread in _left_behind:
-        thread.join(_SECONDS_AT_EXIT)
-
-
-def exit_now(status: int) -> NoReturn:
-    """End the process with `status`, without waiting for threads left behind."""
-    if any(thread.is_alive() for thread in _left_behind):
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
-    sys.exit(status)

@@ -16,8 +16,9 @@ import numpy as np
 import psutil
 
 from formulations.milp import FloatArray, MilpData
-from solvers.backend import MilpResult, MilpStatus, leave_behind
+from solvers.backend import MilpResult, MilpStatus
 from solvers.base import Limit, MissingPackageError, SolveLimits, SolverError, Stopwatch
+from solvers.threads import leave_behind
 
 _INSTALL = "run: pip install 'highspy>=1.12,<1.14'"
 #: Costs reach HiGHS with the largest below this. Its tolerances are absolute, and costs of 10^12 drown in them.
