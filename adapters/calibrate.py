@@ -89,7 +89,8 @@ def _recorded(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, tupl
 
     def record(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            latest[name] = (inputs[0].flatten(0, -2), output.flatten(0, -2))
+            # Cloned: an in-place activation behind the layer would overwrite what it said.
+            latest[name] = (inputs[0].flatten(0, -2).clone(), output.flatten(0, -2).clone())
 
         return hook
 

@@ -36,7 +36,7 @@ def add_variables(model: Any, reduction: Reduction) -> None:
 def objective(model: Any, reduction: Reduction) -> None:
     """The constant, placement, sends and lost gains, none counted for more than its send.
 
-    min(t, Σ g) = min(t, Σ min(g, t)), and the LP bound stays as it is; but a hard edge's gain of
+    min(t, Σ g) = min(t, Σ min(g, t)). For equal loads the LP bound stays as it is, and a hard edge's gain of
     millions beside a send of 1 would drown in a solver's tolerances.
     """
     place, send = reduction.place_cost.tolist(), reduction.problem.send_cost.tolist()

@@ -9,7 +9,7 @@ import re
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -158,7 +158,11 @@ class Highs:
         stopped_by = search.finish(limits, watch)
         if search.left_behind:
             return best.without_highs(data, stopped_by)
-        return best.result(highs, data, stopped_by)
+        result = best.result(highs, data, stopped_by)
+        if stopped_by is Limit.INTERRUPT and result is not None:
+            # HiGHS may have ended by itself before it was asked; Ctrl-C is meant for the caller all the same.
+            return replace(result, status=MilpStatus.STOPPED, limit=Limit.INTERRUPT)
+        return result
 
     def _load(self, data: MilpData, integer: Any) -> tuple[Any, float]:
         """A Highs object that holds the model, and the power of two its costs are multiplied by."""
@@ -310,7 +314,7 @@ class _Search:
                         give_up = min(give_up, watch.elapsed + _GRACE_SECONDS)
                     if stopped_by is not None:
                         self._stop.set()
-        if isinstance(self._failure, KeyboardInterrupt):
+        if isinstance(self._failure, KeyboardInterrupt) or interrupted.is_set():
             return Limit.INTERRUPT
         if self._failure is not None:
             raise SolverError(f"HiGHS {check_version()} failed: {self._failure}") from self._failure
