@@ -16,7 +16,7 @@ from solvers.base import (
     refuse_unsupported,
     silent,
 )
-from solvers.placement import solve_by_placing_once
+from solvers.placement import solve_by_placing_once, why_not_placing
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,7 @@ class Contiguous:
     name: str = "contiguous"
 
     def why_not(self, problem: LayerProblem, constraints: Sequence[Constraint] = ()) -> str | None:
-        if constraints:
-            return f"it does not honour custom constraints ({constraints[0].name!r})"
-        if not problem.messages_follow_placement:
-            return f"it does not honour limits, budgets or objective {problem.objective!r}"
-        return None
+        return why_not_placing(problem, constraints)
 
     def solve(
         self,

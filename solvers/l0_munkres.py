@@ -30,7 +30,7 @@ from solvers.base import (
     refuse_unsupported,
     silent,
 )
-from solvers.placement import explain_infeasible, place, solve_by_placing_once
+from solvers.placement import explain_infeasible, place, solve_by_placing_once, why_not_placing
 
 IntArray = NDArray[np.int64]
 
@@ -47,7 +47,7 @@ class L0Munkres:
     name: str = "l0-munkres"
 
     def why_not(self, problem: LayerProblem, constraints: Sequence[Constraint] = ()) -> str | None:
-        return _why_not(problem, constraints)
+        return why_not_placing(problem, constraints)
 
     def solve(
         self,
@@ -79,7 +79,7 @@ class Alternation:
     def why_not(self, problem: LayerProblem, constraints: Sequence[Constraint] = ()) -> str | None:
         if problem.communication != "inputs":
             return f"communication {problem.communication!r} has nothing to alternate; l0-munkres is exact there"
-        return _why_not(problem, constraints)
+        return why_not_placing(problem, constraints)
 
     def solve(
         self,
@@ -157,11 +157,3 @@ def cost_given_sent(problem: LayerProblem, sent: NDArray[np.bool_]) -> IntArray:
     for p in range(problem.num_workers):
         cost_NP[:, p] += problem.gain[:, missing[:, p]].sum(axis=1)
     return cost_NP
-
-
-def _why_not(problem: LayerProblem, constraints: Sequence[Constraint]) -> str | None:
-    if constraints:
-        return f"it does not honour custom constraints ({constraints[0].name!r})"
-    if not problem.messages_follow_placement:
-        return f"it does not honour limits, budgets or objective {problem.objective!r}"
-    return None

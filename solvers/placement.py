@@ -6,12 +6,14 @@ Shapes: N neurons, P workers.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import scipy.optimize
 from numpy.typing import NDArray
 
 from formulations.assignment import Assignment
+from formulations.constraints import Constraint
 from formulations.evaluation import Evaluation, evaluate
 from formulations.loads import load_ranges, shortages
 from formulations.milp import compile_model
@@ -35,6 +37,15 @@ from solvers.base import (
 )
 
 IntArray = NDArray[np.int64]
+
+
+def why_not_placing(problem: LayerProblem, constraints: Sequence[Constraint]) -> str | None:
+    """Why a heuristic that only places, and lets the messages follow, cannot honour the problem; None where it can."""
+    if constraints:
+        return f"it does not honour custom constraints ({constraints[0].name!r})"
+    if not problem.messages_follow_placement:
+        return f"it does not honour limits, budgets or objective {problem.objective!r}"
+    return None
 
 
 def place(problem: LayerProblem, cost_NP: IntArray, limits: SolveLimits = SolveLimits()) -> IntArray | None:
