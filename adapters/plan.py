@@ -42,7 +42,7 @@ class LayerPlan:
 
     @property
     def bytes_direct(self) -> int:
-        return bytes_direct(self.problem)
+        return self.problem.bytes_direct
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,8 +91,3 @@ class PartitionPlan:
         share = self.bytes_sent / max(1, self.bytes_direct)
         lines.append(f"{'total':<12} {self.bytes_sent:>9} {self.bytes_direct:>9}   {share:.1%} of direct parallel")
         return "\n".join(lines)
-
-
-def bytes_direct(problem: LayerProblem) -> int:
-    """Bytes per example if every input went to every other worker."""
-    return int(problem.input_bytes.sum()) * (problem.num_workers - 1)

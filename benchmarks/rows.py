@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
 
-from adapters.plan import bytes_direct
 from formulations.assignment import Assignment
 from formulations.evaluation import evaluate, relative_gap
 from formulations.problem import LayerProblem
@@ -90,7 +89,7 @@ def row_of(problem: LayerProblem, result: SolveResult) -> Row:
         limit=None if result.limit is None else result.limit.value,
         bound_proved_by=result.bound_proved_by,
         bytes_sent=None if found is None else found.bytes_sent,
-        bytes_direct=bytes_direct(problem),
+        bytes_direct=problem.bytes_direct,
         kept_weights=None if found is None else found.num_kept_weights,
         num_weights=problem.prune_cost.size,
         problem_digest=problem.digest,
@@ -115,7 +114,7 @@ def error_row(problem: LayerProblem, method: str, seconds: float, error: Excepti
         limit=None,
         bound_proved_by=None,
         bytes_sent=None,
-        bytes_direct=bytes_direct(problem),
+        bytes_direct=problem.bytes_direct,
         kept_weights=None,
         num_weights=problem.prune_cost.size,
         problem_digest=problem.digest,

@@ -197,6 +197,11 @@ class LayerProblem:
         return self.objective_constant + int(np.minimum(self.prune_cost, self.keep_cost).sum())
 
     @property
+    def bytes_direct(self) -> int:
+        """Bytes per example of direct parallel execution: every input to every other worker."""
+        return int(self.input_bytes.sum()) * (self.num_workers - 1)
+
+    @property
     def messages_follow_placement(self) -> bool:
         """Only rows (1)–(3) bind, so the best messages follow from the placement (docs/design.md, Reduced forms)."""
         limits = (self.ingress_capacity, self.egress_capacity, self.kept_weight_capacity, self.link_capacity)
