@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from adapters import PartitionPlan, apply_plan, partition_model
 from adapters.calibrate import measure
 from adapters.extract import Prices, contiguous_owners, neuron_shares, weight_costs
-from adapters.graph import layers_of
 from adapters.plan import PlanError
 from formulations import Cluster, InputError
 
@@ -160,29 +159,6 @@ def test_plan_prints_every_layer_and_the_total() -> None:
     text = str(plan)
     assert [line.split()[0] for line in text.splitlines()] == ["layer", "0", "2.0", "3", "total"]
     assert f"{plan.bytes_sent / plan.bytes_direct:.1%}" in text
-
-
-class _Own(nn.Module):
-    pass
-
-
-_SHARED = nn.Linear(4, 4)
-
-
-@pytest.mark.parametrize(
-    ("model", "said"),
-    [
-        (_Own(), "is a _Own"),
-        (nn.Sequential(nn.Conv1d(1, 1, 1)), "'0' is a Conv1d"),
-        (nn.Sequential(nn.ReLU()), "no Linear layer"),
-        (nn.Sequential(_SHARED, nn.ReLU(), _SHARED), "'2' is used twice"),
-        (nn.Sequential(nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2))), "'0.1' is a LayerNorm"),
-    ],
-)
-def test_models_that_are_not_covered_are_refused_by_name(model: nn.Module, said: str) -> None:
-    """The message names the module in the way."""
-    with pytest.raises(InputError, match=said):
-        layers_of(model)
 
 
 def test_shares_go_by_speed_with_largest_remainders() -> None:
