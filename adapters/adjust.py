@@ -46,16 +46,27 @@ def refit(
         support = torch.from_numpy(np.flatnonzero(np.append(pattern, bias is not None)))
         if support.numel() == 0:
             continue
-        pull = torch.zeros(support.numel(), dtype=torch.float64)
+        # Solved for the change: inputs that are always 0 then keep their weights to the bit.
+        start = original[neurons][:, support]
+        system = gram[support][:, support]
+        residual = cross[support][:, neurons] - system @ start.T
         at_hand = support < num_inputs
-        pull[at_hand] = ridge * float(gram.diagonal()[support[at_hand]].mean()) if bool(at_hand.any()) else 0.0
-        pull = pull.clamp(min=torch.finfo(torch.float64).tiny)
-        system = gram[support][:, support] + torch.diag(pull)
-        right = cross[support][:, neurons] + pull[:, None] * original[neurons][:, support].T
-        solution = torch.cholesky_solve(right, torch.linalg.cholesky(system))
-        fitted[neurons[:, None], support[None, :]] = solution.T
+        system.diagonal()[at_hand] += ridge * system.diagonal()[at_hand].mean()
+        fitted[neurons[:, None], support[None, :]] = start + _solution(system, residual).T
     new_weight = fitted[:, :num_inputs].to(weight)
     return new_weight, None if bias is None else fitted[:, num_inputs].to(bias)
+
+
+def _solution(system: Tensor, right: Tensor) -> Tensor:
+    """Of `system` x = `right`, with a system that is symmetric and positive semidefinite; any size."""
+    factor, failed = torch.linalg.cholesky_ex(system)
+    if not failed:
+        return torch.cholesky_solve(right, factor)
+    # Singular to rounding: inputs that are always 0 or follow from each other, with too little pull to tell them
+    # apart. Among all solutions, the one of least norm, every input in its own unit so that none counts as 0.
+    unit = system.diagonal().clamp(min=torch.finfo(system.dtype).tiny).rsqrt()[:, None]
+    solution: Tensor = torch.linalg.lstsq(unit * system * unit.T, unit * right).solution
+    return unit * solution
 
 
 def relative_error(weight: Tensor, bias: Tensor | None, moments: Moments) -> float:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from adapters.adjust import refit, relative_error
+from adapters.adjust import RIDGE, refit, relative_error
 from adapters.calibrate import Moments, measure
 from formulations import InputError
 
@@ -111,6 +111,57 @@ def test_refit_survives_dead_inputs_and_neurons_without_any() -> None:
     assert weight[0, 1] == pytest.approx(float(layer.weight[0, 1].detach()))
     assert bias is not None
     assert float(bias[1].detach()) == pytest.approx(target[:, 1].mean())
+
+
+def _degenerate() -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(5)
+    return {
+        "all zero": np.zeros((20, 8)),
+        "one example": rng.normal(size=(1, 8)),
+        "constant": np.full((20, 8), 3.7),
+        "constant and huge": np.full((20, 8), 1e15),
+        "huge": rng.normal(size=(50, 8)) * 1e15,
+        "huge mean": rng.normal(size=(50, 8)) + 1e15,
+        "fewer examples than inputs": rng.normal(size=(3, 8)),
+        "repeated": np.repeat(rng.normal(size=(50, 1)), 8, axis=1),
+        "units far apart": rng.normal(size=(50, 8)) * 10.0 ** np.arange(-8, 8, 2),
+        "half zero": np.hstack([np.zeros((50, 4)), rng.normal(size=(50, 4))]),
+    }
+
+
+@pytest.mark.parametrize("ridge", [RIDGE, 1e-15, 0.0])
+@pytest.mark.parametrize("with_bias", [True, False])
+@pytest.mark.parametrize("case", _degenerate())
+def test_refit_takes_any_inputs(case: str, with_bias: bool, ridge: float) -> None:
+    """Whatever the rank and the units of the inputs: no error, finite weights, and no worse than no refit at all."""
+    inputs = _degenerate()[case]
+    torch.manual_seed(0)
+    layer = nn.Linear(8, 4, bias=with_bias).double()
+    with torch.no_grad():
+        target = layer(torch.from_numpy(inputs)).numpy()
+    kept = np.array([[True, True] + 3 * [False, True], 4 * [False, True], 8 * [False], 8 * [True]])
+    weight, bias = refit(layer.weight, layer.bias, kept, _moments(inputs, target), ridge)
+
+    def error(weight: torch.Tensor, bias: torch.Tensor | None) -> float:
+        with torch.no_grad():
+            outputs = nn.functional.linear(torch.from_numpy(inputs), weight, bias).numpy()
+        return float(np.linalg.norm(outputs - target))
+
+    assert bool(weight.isfinite().all())
+    assert not weight.detach().numpy()[~kept].any()
+    unadjusted = error(layer.weight * torch.from_numpy(kept), layer.bias)
+    assert error(weight, bias) <= (1 + 1e-6) * unadjusted + 1e-12 * np.linalg.norm(target)
+
+
+def test_refit_without_pull_shares_among_inputs_that_repeat_each_other() -> None:
+    """Two copies of an input, one weight lost: no system tells the copies apart, both take the same change."""
+    inputs = np.repeat(np.random.default_rng(6).normal(size=(50, 1)), 3, axis=1)
+    layer = nn.Linear(3, 1, bias=False).double()
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[1.0, 2.0, 4.0]]))
+    kept = np.array([[True, True, False]])
+    weight, _ = refit(layer.weight, None, kept, _moments(inputs, 7 * inputs[:, :1]), ridge=0.0)
+    np.testing.assert_allclose(weight.detach().numpy(), [[3.0, 4.0, 0.0]], atol=1e-12)
 
 
 def test_refit_of_a_layer_without_bias_has_none() -> None:
