@@ -29,9 +29,13 @@ def apply_plan(model: nn.Module, plan: PartitionPlan, *, adjusted: bool = True) 
         weight = module.weight
         if not isinstance(weight, nn.Parameter) or tuple(weight.shape) != tuple(kept.shape):
             raise InputError(f"layer {layer.name!r} has weight {tuple(weight.shape)}, the plan {tuple(kept.shape)}")
+        own = set(module.state_dict(prefix=f"{layer.name}."))
+        planned = {key for key in plan.weights if key.startswith(f"{layer.name}.")}
+        if own != planned:
+            raise InputError(f"layer {layer.name!r} has tensors {sorted(own)}, the plan {sorted(planned)}")
         with torch.no_grad():
-            for key, parameter in module.named_parameters(recurse=False):
-                if adjusted:
+            if adjusted:
+                for key, parameter in module.named_parameters(recurse=False):
                     parameter.copy_(plan.weights[f"{layer.name}.{key}"])
             weight.mul_(kept.to(weight))
     return smaller

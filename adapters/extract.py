@@ -5,6 +5,8 @@ Shapes: N neurons, M inputs, P workers.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,11 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from adapters.calibrate import Moments
+from adapters.graph import Layer
 from formulations.cluster import Cluster
+from formulations.errors import InputError
 from formulations.problem import LayerProblem
 from formulations.scaling import Scaling, choose_scale
-
-FLOAT_BYTES = 4
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,13 @@ class Prices:
     per_weight: float = 0.0
     slack: float = 0.0
 
+    def __post_init__(self) -> None:
+        """Raises InputError for what is no price."""
+        for name in ("per_byte", "per_weight", "slack"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise InputError(f"prices have {name} = {value}; it must be finite and >= 0")
+
 
 def weight_costs(weight: Tensor, moments: Moments) -> NDArray[np.float64]:
     """N×M: a_ij = w_ij² E[x_j²] / 2 in shares of the layer's output energy Σ_i Var(y_i) (`activation` costs)."""
@@ -42,24 +51,27 @@ def weight_costs(weight: Tensor, moments: Moments) -> NDArray[np.float64]:
     return costs
 
 
-def send_costs(input_worker: NDArray[np.int64], cluster: Cluster, prices: Prices) -> NDArray[np.float64]:
+def send_costs(layer: Layer, input_worker: NDArray[np.int64], cluster: Cluster, prices: Prices) -> NDArray[np.float64]:
     """M×P: t_jp = bytes × price of the link from the owner, 0 at the owner."""
-    costs: NDArray[np.float64] = prices.per_byte * FLOAT_BYTES * cluster.price[input_worker]
+    costs: NDArray[np.float64] = prices.per_byte * layer.value_bytes * cluster.price[input_worker]
     return costs
 
 
-def common_scale(weight_costs_by_layer: list[NDArray[np.float64]], cluster: Cluster, prices: Prices) -> Scaling:
+def common_scale(
+    layers: Sequence[Layer], weight_costs_by_layer: Sequence[NDArray[np.float64]], cluster: Cluster, prices: Prices
+) -> Scaling:
     """The largest scale that suits every layer wherever its inputs come to live."""
+    with np.errstate(over="ignore"):  # choose_scale refuses an infinite sum
+        dearest = float(cluster.price.sum(axis=1).max())
     totals = []
-    for costs in weight_costs_by_layer:
-        num_neurons, num_inputs = costs.shape
-        largest_sends = prices.per_byte * FLOAT_BYTES * float(cluster.price.sum(axis=1).max()) * num_inputs
-        totals += [float(costs.sum()), largest_sends, prices.per_weight * num_neurons * num_inputs]
+    for layer, costs in zip(layers, weight_costs_by_layer, strict=True):
+        largest_sends = prices.per_byte * layer.value_bytes * dearest * layer.num_inputs
+        totals += [float(costs.sum()), largest_sends, prices.per_weight * costs.size]
     return Scaling(choose_scale(totals))
 
 
 def layer_problem(
-    name: str,
+    layer: Layer,
     costs: NDArray[np.float64],
     input_worker: NDArray[np.int64],
     cluster: Cluster,
@@ -73,36 +85,39 @@ def layer_problem(
         costs: N×M, `weight_costs`.
         memory_left: P; bytes the layers before have left on each worker, −1 = no limit.
     """
-    num_neurons, num_inputs = costs.shape
+    num_neurons = layer.num_neurons
     least, most = neuron_shares(num_neurons, cluster, prices.slack)
     load, capacity, min_load = [np.ones(num_neurons, dtype=np.int64)], [most], [least]
     resources = ["neurons"]
     if np.any(memory_left >= 0):
-        neuron_bytes = neuron_memory(num_inputs)
-        unlimited = neuron_bytes * num_neurons
-        load.append(np.full(num_neurons, neuron_bytes))
-        capacity.append(np.where(memory_left >= 0, memory_left, unlimited))
+        load.append(np.full(num_neurons, layer.neuron_bytes))
+        # More than the layer needs in all is no limit either, and could add up beyond int64.
+        need = layer.neuron_bytes * num_neurons
+        capacity.append(np.where(memory_left >= 0, np.minimum(memory_left, need), need))
         min_load.append(np.zeros_like(least))
         resources.append("memory_bytes")
     return LayerProblem(
         prune_cost=costs,
         input_worker=input_worker,
-        send_cost=send_costs(input_worker, cluster, prices),
+        send_cost=send_costs(layer, input_worker, cluster, prices),
         keep_cost=prices.per_weight,
         load=np.stack(load, axis=1),
         capacity=np.stack(capacity, axis=1),
         min_load=np.stack(min_load, axis=1),
         resource_names=resources,
-        input_bytes=np.full(num_inputs, FLOAT_BYTES),
+        input_bytes=np.full(layer.num_inputs, layer.value_bytes),
         worker_names=list(cluster.worker_names),
-        name=name,
+        name=layer.name,
         scaling=scaling,
     )
 
 
-def neuron_memory(num_inputs: int) -> int:
-    """Bytes of one neuron's weights and bias, stored densely."""
-    return FLOAT_BYTES * (num_inputs + 1)
+def memory_after(memory_left: NDArray[np.int64], layer: Layer, worker: NDArray[np.int64]) -> NDArray[np.int64]:
+    """P; `memory_left` less what a placed layer's neurons take; −1 = no limit, which stays."""
+    held = np.bincount(worker, minlength=memory_left.size) * layer.neuron_bytes
+    # Never below 0, which would read as no limit.
+    left: NDArray[np.int64] = np.where(memory_left >= 0, np.maximum(memory_left - held, 0), memory_left)
+    return left
 
 
 def neuron_shares(num_neurons: int, cluster: Cluster, slack: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -111,9 +126,11 @@ def neuron_shares(num_neurons: int, cluster: Cluster, slack: float) -> tuple[NDA
     Shares are proportional to speed, rounded by largest remainder (ties to the earlier worker), so
     without slack the counts are exact; with slack s they are floor and ceil of (1 ∓ s) × the share.
     """
-    share = num_neurons * cluster.macs_per_second / cluster.macs_per_second.sum()
+    # By a power of two, so exactly: speeds near the end of float64 still have a sum.
+    speed = np.ldexp(cluster.macs_per_second, -np.frexp(cluster.macs_per_second.max())[1])
+    share = num_neurons * speed / speed.sum()
     if slack > 0:
-        return np.floor((1 - slack) * share).astype(np.int64), np.ceil((1 + slack) * share).astype(np.int64)
+        return np.floor(max(0, 1 - slack) * share).astype(np.int64), np.ceil((1 + slack) * share).astype(np.int64)
     count = np.floor(share).astype(np.int64)
     by_remainder = np.argsort(count - share, kind="stable")
     count[by_remainder[: num_neurons - int(count.sum())]] += 1

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from adapters.adjust import refit, relative_error
 from adapters.apply import apply_plan
 from adapters.calibrate import measure
-from adapters.extract import Prices, common_scale, contiguous_owners, layer_problem, neuron_memory, weight_costs
+from adapters.extract import Prices, common_scale, contiguous_owners, layer_problem, memory_after, weight_costs
 from adapters.graph import Layer, layers_of
 from adapters.plan import LayerPlan, PartitionPlan, PlanError
 from formulations.cluster import Cluster
@@ -73,7 +72,7 @@ class Partitioner:
             weight_costs(model.get_submodule(layer.name).weight, moments[layer.name])  # type: ignore[arg-type]
             for layer in self.layers
         ]
-        self._scaling = common_scale(self._costs, cluster, prices)
+        self._scaling = common_scale(self.layers, self._costs, cluster, prices)
 
     def problems(self, answer: SolveLayer) -> Iterable[tuple[LayerProblem, SolveResult]]:
         """Each layer's problem with its answer, whose placement is where the next layer's inputs live.
@@ -84,14 +83,13 @@ class Partitioner:
         owner = contiguous_owners(self.layers[0].num_inputs, self._cluster.num_workers)
         memory = self._cluster.memory_bytes.copy()
         for layer, costs in zip(self.layers, self._costs, strict=True):
-            problem = layer_problem(layer.name, costs, owner, self._cluster, self._prices, self._scaling, memory)
+            problem = layer_problem(layer, costs, owner, self._cluster, self._prices, self._scaling, memory)
             result = answer(problem)
             yield problem, result
             if result.assignment is None:
                 raise PlanError(f"layer {layer.name!r}: {result.termination.value}: {'; '.join(result.messages)}")
             owner = result.assignment.worker
-            held = np.bincount(owner, minlength=self._cluster.num_workers) * neuron_memory(layer.num_inputs)
-            memory = np.where(memory >= 0, memory - held, memory)
+            memory = memory_after(memory, layer, owner)
 
     def plan(self, answer: SolveLayer) -> PartitionPlan:
         """The plan that `answer` leads to, with adjusted weights.

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from adapters import PartitionPlan, apply_plan, partition_model
 from adapters.calibrate import measure
-from adapters.extract import Prices, contiguous_owners, neuron_shares, weight_costs
+from adapters.extract import Prices, common_scale, contiguous_owners, memory_after, neuron_shares, weight_costs
+from adapters.graph import layers_of
 from adapters.plan import PlanError
 from formulations import Cluster, InputError
 
@@ -144,6 +145,74 @@ def test_a_network_that_does_not_fit_is_a_plan_error_that_names_layer_and_shorta
         _plan(_cluster(2, memory=[200, -1]))
 
 
+@pytest.mark.parametrize("endless", [2**61, 2**62 - 2**10])
+def test_memory_beyond_the_layer_is_cut_to_what_it_needs(endless: int) -> None:
+    """Memories near int64's end, and mixed with no limit, neither add up beyond it nor bind."""
+    plan = _plan(_cluster(3, memory=[endless, endless, -1]), slack=1.0)
+    for layer in plan.layers:
+        need = int(layer.problem.load[:, 1].sum())
+        assert layer.problem.capacity[:, 1].tolist() == [need] * 3
+
+
+def test_memory_that_is_used_up_stays_used_up() -> None:
+    """What is left never goes below 0, where −1 would mean no limit; no limit stays none."""
+    (layer,) = layers_of(nn.Sequential(nn.Linear(1, 3)))
+    worker = np.array([0, 1, 2])  # 8 bytes each
+    left = memory_after(np.array([8, 7, -1]), layer, worker)
+    assert left.tolist() == [0, 0, -1]
+    assert memory_after(left, layer, worker).tolist() == [0, 0, -1]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "num_bytes"), [(torch.float64, 8), (torch.float32, 4), (torch.bfloat16, 2), (torch.float16, 2)]
+)
+def test_bytes_are_those_of_the_models_numbers(dtype: torch.dtype, num_bytes: int) -> None:
+    """Messages, prices and memory go by the size of a number; the plan applies in the model's own dtype."""
+    model, data = _network().to(dtype), _data().to(dtype)
+    plan = partition_model(
+        model,
+        data[:2],
+        _cluster(2, memory=[10**6, 10**6]),
+        solver="alternation",
+        calibration=data.split(32),
+        prices=Prices(1e-3),
+    )
+    for layer in plan.layers:
+        problem = layer.problem
+        assert problem.input_bytes.tolist() == [num_bytes] * problem.num_inputs
+        assert problem.load[:, 1].tolist() == [num_bytes * (problem.num_inputs + 1)] * problem.num_neurons
+        sends = problem.send_cost[problem.send_cost > 0] / problem.scale
+        np.testing.assert_allclose(sends, 1e-3 * num_bytes, rtol=1e-6)
+    assert 0 < plan.bytes_sent < plan.bytes_direct == num_bytes * (9 + 14 + 11)
+    applied = apply_plan(model, plan)
+    assert {parameter.dtype for parameter in applied.parameters()} == {dtype}
+    with torch.no_grad():
+        error = (applied(data) - model(data)).double().square().sum() / model(data).double().square().sum()
+    assert float(error) < 0.1
+
+
+def test_scale_leaves_room_for_the_bytes_of_every_layer() -> None:
+    """Where sends are the largest total, numbers of twice the size halve the scale."""
+    scales = []
+    for dtype in (torch.float16, torch.float32, torch.float64):
+        (layer,) = layers_of(nn.Sequential(nn.Linear(8, 2)).to(dtype))
+        scales.append(common_scale([layer], [np.zeros((2, 8))], Cluster.equal(2), Prices(1.0)).scale)
+    assert scales == [scales[0], scales[0] / 2, scales[0] / 4]
+
+
+def test_memory_holds_no_bias_where_there_is_none() -> None:
+    """9 weights of 4 bytes."""
+    data = _data()
+    plan = partition_model(
+        nn.Sequential(nn.Linear(9, 4, bias=False)),
+        data,
+        _cluster(2, memory=[72, 72]),
+        solver="contiguous",
+        calibration=[data],
+    )
+    assert plan.layers[0].problem.load[:, 1].tolist() == [36] * 4
+
+
 def test_plan_of_another_model_is_refused() -> None:
     """Missing layers and other shapes are named."""
     plan = _plan(Cluster.equal(2))
@@ -151,6 +220,17 @@ def test_plan_of_another_model_is_refused() -> None:
         apply_plan(nn.Sequential(), plan)
     with pytest.raises(InputError, match="layer '0' has weight"):
         apply_plan(nn.Sequential(nn.Linear(9, 13)), plan)
+    with pytest.raises(InputError, match=r"layer '0' has tensors \['0.weight'\], the plan \['0.bias', '0.weight'\]"):
+        apply_plan(nn.Sequential(nn.Linear(9, 14, bias=False)), plan)
+
+
+@pytest.mark.parametrize(
+    ("prices", "said"), [({"per_byte": -1.0}, "per_byte = -1"), ({"per_byte": 1.0, "slack": np.nan}, "slack = nan")]
+)
+def test_what_is_no_price_is_refused(prices: dict[str, float], said: str) -> None:
+    """Negative and NaN mean nothing, and a negative slack must not pass for none."""
+    with pytest.raises(InputError, match=said):
+        Prices(**prices)
 
 
 def test_plan_prints_every_layer_and_the_total() -> None:
@@ -162,10 +242,14 @@ def test_plan_prints_every_layer_and_the_total() -> None:
 
 
 def test_shares_go_by_speed_with_largest_remainders() -> None:
-    """10 neurons at speeds 2:1:1 are 5, 2.5, 2.5: the tie goes to the earlier worker."""
+    """10 neurons at speeds 2:1:1 are 5, 2.5, 2.5: the tie goes to the earlier worker. At any speeds and slack."""
     cluster = _cluster(3, [2.0, 1.0, 1.0])
     least, most = neuron_shares(10, cluster, slack=0.0)
     assert least.tolist() == most.tolist() == [5, 3, 2]
+    least, most = neuron_shares(10, _cluster(3, [1.5e308, 0.75e308, 0.75e308]), slack=0.0)
+    assert least.tolist() == most.tolist() == [5, 3, 2]
+    least, most = neuron_shares(10, cluster, slack=1.5)
+    assert (least.tolist(), most.tolist()) == ([0, 0, 0], [13, 7, 7])
     least, most = neuron_shares(10, cluster, slack=0.2)
     assert (least.tolist(), most.tolist()) == ([4, 2, 2], [6, 3, 3])
 
