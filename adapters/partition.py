@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-import torch
 from torch import Tensor, nn
 
 from adapters.adjust import refit, relative_error
 from adapters.apply import apply_plan
-from adapters.calibrate import measure
+from adapters.calibrate import checked_inputs, evaluating, measure
 from adapters.extract import Prices, common_scale, contiguous_owners, layer_problem, memory_after, weight_costs
 from adapters.graph import Layer, layers_of
 from adapters.plan import LayerPlan, PartitionPlan, PlanError
 from formulations.cluster import Cluster
+from formulations.errors import InputError
 from formulations.problem import LayerProblem
 from solvers.base import Progress, SolveLimits, Solver, SolveResult
 from solvers.registry import solve
@@ -37,7 +37,7 @@ def partition_model(
     seed: int = 0,
     report: Callable[[str, Progress], None] = lambda layer, progress: None,
 ) -> PartitionPlan:
-    """Place, prune and adjust `model`; no retraining.
+    """Place, prune and adjust `model`, which is left as it was; no retraining.
 
     Args:
         model: `nn.Sequential` of Linear layers and activations.
@@ -55,19 +55,21 @@ def partition_model(
     def solve_layer(problem: LayerProblem) -> SolveResult:
         return solve(problem, solver, limits=limits, seed=seed, report=lambda step: report(problem.name, step))
 
-    with torch.no_grad():
-        model(example_inputs)
-    return Partitioner(model, list(calibration), cluster, prices).plan(solve_layer)
+    inputs = checked_inputs("example_inputs", example_inputs, layers_of(model)[0])
+    with evaluating(model):
+        model(inputs.clone())  # an in-place activation must not change the caller's
+    return Partitioner(model, calibration, cluster, prices).plan(solve_layer)
 
 
 class Partitioner:
     """Everything about a model, its calibration data and a cluster that does not depend on the solver."""
 
-    def __init__(self, model: nn.Module, calibration: Sequence[Tensor], cluster: Cluster, prices: Prices) -> None:
+    def __init__(self, model: nn.Module, calibration: Iterable[Tensor], cluster: Cluster, prices: Prices) -> None:
         """Raises InputError for a model or data that cannot be used."""
-        self._model, self._calibration, self._cluster, self._prices = model, calibration, cluster, prices
         self.layers: tuple[Layer, ...] = layers_of(model)
-        moments = measure(model, model, [layer.name for layer in self.layers], calibration)
+        self._model, self._cluster, self._prices = model, cluster, prices
+        self._calibration = _batches(calibration)
+        moments = measure(model, model, [layer.name for layer in self.layers], self._calibration)
         self._costs = [
             weight_costs(model.get_submodule(layer.name).weight, moments[layer.name])  # type: ignore[arg-type]
             for layer in self.layers
@@ -116,3 +118,14 @@ class Partitioner:
         refitted = {f"{layer.name}.weight": weight, **({} if bias is None else {f"{layer.name}.bias": bias})}
         error = {layer.name: relative_error(weight, bias, moments)}
         return replace(plan, weights={**plan.weights, **refitted}, relative_error={**plan.relative_error, **error})
+
+
+def _batches(calibration: Iterable[Tensor]) -> list[Tensor]:
+    """All batches: they are gone through once per layer, and a generator can be only once. Raises InputError."""
+    if isinstance(calibration, Tensor):
+        raise InputError("calibration is one tensor; give batches, such as data.split(256)")
+    try:
+        batches = iter(calibration)
+    except TypeError as error:
+        raise InputError(f"calibration cannot be gone through ({error}); give a list of batches") from None
+    return list(batches)

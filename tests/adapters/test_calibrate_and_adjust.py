@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -63,6 +66,100 @@ def test_unusable_calibration_data_is_refused(batches: list[torch.Tensor], said:
     model = _network()
     with pytest.raises(InputError, match=said):
         measure(model, model, ["0"], batches)
+
+
+@pytest.mark.parametrize(
+    ("batch", "said"),
+    [
+        ((torch.zeros(2, 5), torch.zeros(2)), "is a tuple; give the inputs alone, without labels"),
+        ([torch.zeros(2, 5), torch.zeros(2)], "is a list; give the inputs alone, without labels"),
+        (np.zeros((2, 5)), "is a ndarray; .* one tensor of examples × 5 features"),
+        ("batch", "is a str"),
+        (torch.zeros(5), r"has shape \(5,\); layer '0' needs examples × 5 features"),
+        (torch.tensor(1.0), r"has shape \(\)"),
+        (torch.zeros(2, 6), r"has shape \(2, 6\); layer '0' needs"),
+        (torch.zeros(2, 0, 5), "is empty"),
+        (torch.zeros(2, 5, dtype=torch.int64), "is torch.int64, the model torch.float64; convert"),
+        (torch.zeros(2, 5, dtype=torch.float32), "is torch.float32, the model torch.float64; convert"),
+        (torch.zeros(2, 5, dtype=torch.float64, device="meta"), "is on meta, the model on cpu; move"),
+        (torch.full((2, 5), torch.inf, dtype=torch.float64), "holds NaN or infinite"),
+    ],
+)
+def test_a_batch_that_the_model_cannot_take_is_refused(batch: Any, said: str) -> None:
+    """One line names the batch, what it is, what is needed, and what to do."""
+    model = _network()
+    with pytest.raises(InputError, match=f"^calibration batch 1 {said}"):
+        measure(model, model, ["0"], [torch.zeros(2, 5, dtype=torch.float64), batch])
+
+
+def test_tokens_count_as_examples() -> None:
+    """Batches × tokens × features, as Linear takes them, give the moments of all tokens."""
+    model, data = _network(), torch.randn(4, 3, 5, dtype=torch.float64)
+    found, flat = (measure(model, model, ["2"], [batch])["2"] for batch in (data, data.flatten(0, 1)))
+    torch.testing.assert_close(found.gram, flat.gram)
+    torch.testing.assert_close(found.cross, flat.cross)
+
+
+def test_measuring_leaves_every_mode_as_it_was() -> None:
+    """A module set to eval mode inside a model in training stays in it, and the other way round."""
+    model = nn.Sequential(nn.Linear(5, 4), nn.Dropout(0.5), nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5))).double()
+    model[1].eval()
+    model[2].training = False
+    before = [module.training for module in model.modules()]
+    assert len(set(before)) == 2
+    measure(model, model, ["0"], [torch.randn(4, 5, dtype=torch.float64)])
+    assert [module.training for module in model.modules()] == before
+
+
+def test_a_batch_that_is_refused_leaves_the_model_as_it_was() -> None:
+    """Hooks and modes are put right after an error too."""
+    model = _network().train()
+    with pytest.raises(InputError):
+        measure(model, model, ["0"], [torch.zeros(3)])
+    assert model.training
+    assert not model[0]._forward_hooks
+
+
+def test_measuring_leaves_the_data_as_it_was() -> None:
+    """An activation in front that works in place would change the caller's batches, once more with every pass."""
+    model = nn.Sequential(nn.LeakyReLU(0.1, inplace=True), nn.Linear(5, 3)).double()
+    data = torch.randn(20, 5, dtype=torch.float64)
+    before = data.clone()
+    found = measure(model, copy.deepcopy(model), ["1"], [data])["1"]
+    assert torch.equal(data, before)
+    inputs = nn.functional.leaky_relu(before, 0.1)
+    torch.testing.assert_close(found.gram[:-1, :-1], inputs.T @ inputs / 20)
+    torch.testing.assert_close(found.cross[:-1], inputs.T @ model[1](inputs).detach() / 20)
+
+
+def test_activations_that_are_not_finite_are_refused() -> None:
+    """Finite data can overflow on the way, or meet weights that are NaN."""
+    model = _network().float()
+    with torch.no_grad():
+        model[2].weight[0, 0] = torch.nan
+    with pytest.raises(InputError, match=r"layer '2' has activations .* NaN, infinite"):
+        measure(model, model, ["0", "2"], [torch.randn(4, 5)])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_outputs_that_never_change_have_no_variance(dtype: torch.dtype) -> None:
+    """Not even that of their rounding, which would become the unit of costs."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(37, 30), nn.GELU(), nn.Linear(30, 10)).to(dtype)
+    row = 1e3 * torch.randn(1, 37)
+    found = measure(model, model, ["0", "2"], [row.to(dtype), row.repeat(33, 1).to(dtype)])
+    assert [entry.target_variance for entry in found.values()] == [0.0, 0.0]
+    assert found["2"].target_energy > 0
+
+
+def test_variance_survives_a_large_mean() -> None:
+    """Around 1e9, squares of the outputs hold nothing of a spread of 1."""
+    model, data = nn.Sequential(nn.Linear(2, 2)).double(), torch.randn(40, 2, dtype=torch.float64)
+    with torch.no_grad():
+        model[0].bias += 1e9
+        wanted = model[0](data).numpy().var(axis=0).sum()
+    found = measure(model, model, ["0"], [data[:7], data[7:]])["0"]
+    assert found.target_variance == pytest.approx(wanted, rel=1e-5)
 
 
 def _moments(inputs: np.ndarray, target: np.ndarray) -> Moments:

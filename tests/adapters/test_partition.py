@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -222,6 +226,93 @@ def test_plan_of_another_model_is_refused() -> None:
         apply_plan(nn.Sequential(nn.Linear(9, 13)), plan)
     with pytest.raises(InputError, match=r"layer '0' has tensors \['0.weight'\], the plan \['0.bias', '0.weight'\]"):
         apply_plan(nn.Sequential(nn.Linear(9, 14, bias=False)), plan)
+
+
+def test_planning_leaves_model_data_and_randomness_as_they_were() -> None:
+    """Modes per module, parameters, the caller's tensors and torch's generator; dropout has no say in the plan."""
+
+    def planned(training: bool) -> PartitionPlan:
+        model = nn.Sequential(nn.ELU(inplace=True), *_network(), nn.Dropout(0.5)).train(training)
+        model[1].train(not training)
+        model.insert(3, nn.Dropout(0.5, inplace=True))
+        data = _data()
+        batches = list(_data().split(32))
+        before = copy.deepcopy(model)
+        state = torch.get_rng_state()
+        plan = partition_model(model, data, Cluster.equal(2), solver="contiguous", calibration=batches)
+        assert torch.equal(torch.get_rng_state(), state)
+        assert torch.equal(data, _data())
+        assert torch.equal(torch.cat(batches), _data())
+        assert [module.training for module in model.modules()] == [module.training for module in before.modules()]
+        for key, value in model.state_dict().items():
+            assert torch.equal(value, before.state_dict()[key])
+        return plan
+
+    in_training, in_use = planned(True), planned(False)
+    assert in_training.relative_error == in_use.relative_error
+    assert [layer.problem.digest for layer in in_training.layers] == [layer.problem.digest for layer in in_use.layers]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "said"),
+    [
+        ((torch.zeros(2, 9),), "is a tuple; give the inputs alone"),
+        (torch.zeros(9), r"has shape \(9,\); layer '0' needs examples × 9 features"),
+        (torch.zeros(2, 8), r"has shape \(2, 8\); layer '0' needs"),
+        (torch.zeros(0, 9), "is empty"),
+        (torch.zeros(2, 9, dtype=torch.int32), "is torch.int32, the model torch.float32"),
+        (torch.zeros(2, 9, device="meta"), "is on meta, the model on cpu"),
+    ],
+)
+def test_example_inputs_that_the_model_cannot_take_are_refused(inputs: Any, said: str) -> None:
+    """One line instead of torch's traceback."""
+    with pytest.raises(InputError, match=f"^example_inputs {said}"):
+        partition_model(_network(), inputs, Cluster.equal(2), calibration=[_data()])
+
+
+@pytest.mark.parametrize(
+    ("calibration", "said"),
+    [
+        (7, "calibration cannot be gone through .*'int' object is not iterable.*; give a list of batches"),
+        (None, "calibration cannot be gone through"),
+        (torch.zeros(4, 9), r"calibration is one tensor; give batches, such as data.split\(256\)"),
+        ([], "no calibration batches"),
+        (iter([]), "no calibration batches"),
+        ([(torch.zeros(4, 9), torch.zeros(4))], "batch 0 is a tuple; give the inputs alone"),
+        ({"x": torch.zeros(4, 9)}, "batch 0 is a str"),
+    ],
+)
+def test_calibration_that_is_no_list_of_batches_is_refused(calibration: Any, said: str) -> None:
+    """Whatever is given in place of batches of inputs, one line says what to give."""
+    with pytest.raises(InputError, match=said):
+        partition_model(_network(), _data(), Cluster.equal(2), solver="contiguous", calibration=calibration)
+
+
+def test_calibration_may_be_a_generator_and_its_own_errors_come_through() -> None:
+    """It is gone through once; a TypeError of its own is not taken for one of ours."""
+
+    def batches(broken: bool) -> Iterator[Tensor]:
+        yield _data()
+        if broken:
+            raise TypeError("from within")
+
+    plan = partition_model(_network(), _data(), Cluster.equal(2), solver="contiguous", calibration=batches(False))
+    assert len(plan.layers) == 3
+    with pytest.raises(TypeError, match="from within"):
+        partition_model(_network(), _data(), Cluster.equal(2), solver="contiguous", calibration=batches(True))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [_data()[:1], _data()[:1].repeat(7, 1), torch.zeros(5, 9), 3.7 * torch.ones(5, 9), 1e15 * _data(), 1e30 * _data()],
+    ids=["one example", "one example repeated", "all zero", "constant", "huge", "squares beyond float32"],
+)
+def test_any_finite_data_leads_to_a_plan(data: Tensor) -> None:
+    """Data without variance, of low rank or in odd units is no error, and no weight becomes NaN."""
+    plan = partition_model(_network(), data, Cluster.equal(2), solver="alternation", calibration=[data])
+    for parameter in apply_plan(_network(), plan).parameters():
+        assert bool(parameter.isfinite().all())
+    assert all(np.isfinite(list(plan.relative_error.values())))
 
 
 @pytest.mark.parametrize(
