@@ -71,24 +71,41 @@ def write_arrays(path: str | Path, schema: str, arrays: Mapping[str, Any]) -> No
 def write_file(path: str | Path, save: Callable[[IO[bytes]], None]) -> None:
     """Call `save` on a temporary file beside `path`, then rename it to `path`.
 
+    A symbolic link stays one, and what it points to is replaced. A device or FIFO is written to as it is.
+
     Raises:
         InputError: the folder cannot be written.
     """
     path = Path(path)
-    temporary: str | None = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(prefix=path.name + ".", suffix=".tmp", dir=path.parent)
+        if written_in_place(path):
+            with path.open("wb") as file:
+                save(file)
+        else:
+            _replace(Path(os.path.realpath(path)), save)
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be written ({error.strerror or error}); choose a folder you may write to"
+        ) from None
+
+
+def written_in_place(path: Path) -> bool:
+    """Something other than a file is at `path`: a rename would put a file in its place."""
+    return path.exists() and not path.is_file()
+
+
+def _replace(path: Path, save: Callable[[IO[bytes]], None]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Not the whole name: with an ending it may be longer than a file name can be.
+    descriptor, temporary = tempfile.mkstemp(prefix=path.name[:50] + ".", suffix=".tmp", dir=path.parent)
+    try:
         with os.fdopen(descriptor, "wb") as file:
             save(file)
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
-        temporary = None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror}); choose a folder you may write to") from None
-    finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
 
 
 def _umask() -> int:

@@ -1,8 +1,11 @@
 """Problem and assignment files: damaged, foreign and misspelt ones are refused, writing leaves no half files."""
 
 import io
+import os
 import pickle
+import stat
 import struct
+import threading
 import zipfile
 
 import numpy as np
@@ -336,6 +339,60 @@ def test_readers_keep_the_old_file(problem, tmp_path):
     with path.open("rb") as reader:
         problem.write(path)
         assert reader.read() == b"old content"
+
+
+@pytest.mark.parametrize("through_link", [False, True])
+def test_a_fifo_is_written_to_as_it_is(problem, tmp_path, through_link):
+    """A reader at the other end of a FIFO gets the whole file, and the FIFO stays one; a link to it is no different."""
+    fifo, link = tmp_path / "fifo", tmp_path / "link"
+    os.mkfifo(fifo)
+    link.symlink_to(fifo)
+    read = []
+    reader = threading.Thread(target=lambda: read.append(fifo.read_bytes()), daemon=True)
+    reader.start()
+    problem.write(link if through_link else fifo)
+    reader.join(10)
+    assert stat.S_ISFIFO(fifo.stat().st_mode)
+    assert link.is_symlink()
+    (tmp_path / "copy.npz").write_bytes(read[0])
+    assert LayerProblem.read(tmp_path / "copy.npz").digest == problem.digest
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_symbolic_link_stays_one(tmp_path, there):
+    """What a link points to is replaced as a whole, or made; the link still points there."""
+    target, link = tmp_path / "elsewhere" / "target.npz", tmp_path / "link.npz"
+    target.parent.mkdir()
+    if there:
+        target.write_bytes(b"old content")
+    link.symlink_to(target)
+    write_file(link, lambda file: file.write(b"new"))
+    assert link.is_symlink()
+    assert target.read_bytes() == b"new"
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["elsewhere", "link.npz", "target.npz"]
+
+
+def test_a_failing_write_through_a_link_leaves_the_old_file(tmp_path):
+    """Through a symbolic link, too, a write that fails half-way changes nothing."""
+    target, link = tmp_path / "target.npz", tmp_path / "link.npz"
+    target.write_bytes(b"old")
+    link.symlink_to(target)
+
+    def half(file):
+        file.write(b"half of the new content")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(ValueError, match="No space left"):
+        write_file(link, half)
+    assert target.read_bytes() == b"old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link.npz", "target.npz"]
+
+
+def test_the_longest_name_can_be_written(tmp_path):
+    """A name of 255 bytes is a file name; the temporary one need not be longer."""
+    path = tmp_path / ("é" * 125 + "x.npz")
+    write_file(path, lambda file: file.write(b"new"))
+    assert path.read_bytes() == b"new"
 
 
 def test_schema_is_not_returned_as_an_array(problem, tmp_path):
