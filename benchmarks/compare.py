@@ -18,10 +18,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from benchmarks.comparison import Comparison, compare_model, compare_problems, file_name
+from benchmarks.comparison import Comparison, compare_model, compare_problems
+from benchmarks.rows import as_json, best_of, contradictions
 from formulations.cluster import Cluster
 from formulations.errors import InputError
-from formulations.files import write_file
+from formulations.files import write_file, written_in_place
 from formulations.problem import LayerProblem
 from solvers.base import SolveLimits
 from solvers.registry import SOLVERS, require
@@ -29,6 +30,10 @@ from solvers.threads import exit_now
 
 BASELINES = ("contiguous", "l0-munkres", "alternation")
 SCHEMA = "compare/1"
+#: What every solver takes.
+_LARGEST_SEED = 2**31 - 1
+#: Every pair of them has a link, and every layer a cost for each.
+_MOST_WORKERS = 1000
 
 
 class _Parser(argparse.ArgumentParser):
@@ -40,7 +45,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="python -m benchmarks.compare",
         description="Compare ways to place the neurons of a trained network on several workers.",
-        epilog="Exit status: 0 done, 1 a result failed its check or a plan cannot be made, 2 bad input.",
+        epilog="A method that cannot take a problem has a row that says why. Ctrl-C ends a run with what was found by "
+        "then. Exit status: 0 done, 1 a result failed its check or a plan cannot be made, 2 bad input, 130 interrupted "
+        "before there was anything to keep.",
     )
     parser.add_argument(
         "--solver",
@@ -60,15 +67,18 @@ def _parser() -> argparse.ArgumentParser:
         "--time-limit", type=float, default=30.0, metavar="SECONDS", help="per layer and method (default: 30)"
     )
     parser.add_argument("--price", type=float, metavar="X", help="cost of a byte, in shares of a layer's output energy")
-    parser.add_argument("--seed", type=int, default=0, help="of every random choice (default: 0)")
-    parser.add_argument("--out", metavar="DIR", help="write problems and assignments here")
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="of every random choice, 0 or more (default: 0)"
+    )
+    parser.add_argument(
+        "--out", metavar="DIR", help="write problems (NAME.npz) and assignments (NAME.METHOD.npz) into this folder"
+    )
     parser.add_argument("--json", metavar="FILE", help="write all rows as JSON; '-' prints JSON alone")
     return parser
 
 
 def _write_json(comparison: Comparison, arguments: argparse.Namespace) -> None:
     from benchmarks import environment
-    from benchmarks.rows import as_json, best_of
 
     content = {
         "schema": SCHEMA,
@@ -81,6 +91,7 @@ def _write_json(comparison: Comparison, arguments: argparse.Namespace) -> None:
         "rows": [as_json(row) for row in comparison.rows],
         "best": best_of(comparison.rows),
         "models": [as_json(row) for row in comparison.models],
+        "notes": comparison.notes,
         "failures": comparison.failures,
     }
     text = json.dumps(content, indent=1, allow_nan=False) + "\n"
@@ -90,61 +101,97 @@ def _write_json(comparison: Comparison, arguments: argparse.Namespace) -> None:
         write_file(arguments.json, lambda file: file.write(text.encode()))
 
 
+def _check(arguments: argparse.Namespace) -> None:
+    """What argparse does not see. Raises InputError."""
+    if not 0 <= arguments.seed <= _LARGEST_SEED:
+        raise InputError(f"--seed is {arguments.seed}; give a whole number from 0 to {_LARGEST_SEED}")
+    if arguments.workers is not None and not 1 <= arguments.workers <= _MOST_WORKERS:
+        raise InputError(f"--workers is {arguments.workers}; give at least 1 and at most {_MOST_WORKERS}")
+    if arguments.price is not None and not 0 <= arguments.price < float("inf"):
+        raise InputError(f"--price is {arguments.price}; give a finite number >= 0")
+    if arguments.problem and (arguments.workers is not None or arguments.cluster or arguments.price is not None):
+        raise InputError("--workers, --cluster and --price go with a model; a --problem has its own workers and costs")
+
+
+def _taken(arguments: argparse.Namespace) -> dict[Path, str]:
+    """The files that the command line names, which no result may replace, and what they are.
+
+    Raises:
+        InputError: `--json` names one of the inputs.
+    """
+    given = [("--problem", path) for path in arguments.problem or ()]
+    given += [("--cluster", arguments.cluster)] if arguments.cluster else []
+    taken = {Path(os.path.realpath(path)): f"given as {option} {path}" for option, path in given}
+    if arguments.json and arguments.json != "-":
+        path = Path(os.path.realpath(arguments.json))
+        if path in taken:
+            raise InputError(f"--json {arguments.json}: is {taken[path]}; choose another file")
+        taken[path] = f"given as --json {arguments.json}"
+    return taken
+
+
 def _check_writable(arguments: argparse.Namespace) -> None:
     """Find out before the work, not after it. Raises InputError."""
-    folders = [Path(arguments.out)] if arguments.out else []
+    if arguments.out:
+        _make_folder(Path(arguments.out))
     if arguments.json and arguments.json != "-":
-        if Path(arguments.json).is_dir():
-            raise InputError(f"--json {arguments.json}: is a folder; give a file name")
-        folders.append(Path(arguments.json).resolve().parent)
-    for folder in folders:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=folder):
-                pass
-        except OSError as error:
-            raise InputError(
-                f"{folder}: cannot be written ({error.strerror}); choose a folder you may write to"
-            ) from None
+        file = Path(arguments.json)
+        if file.is_dir():
+            raise InputError(f"--json {file}: is a folder; give a file name")
+        if not written_in_place(file):
+            _make_folder(Path(os.path.realpath(file)).parent)
+        elif not os.access(file, os.W_OK):
+            raise InputError(f"--json {file}: may not be written to; choose another file")
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written ({error.strerror}); choose a folder you may write to") from None
+
+
+def _print_solvers() -> None:
+    for name, entry in SOLVERS.items():
+        reason = entry.why_unavailable()
+        print(f"{name:<16} {'available' if reason is None else 'not available: ' + reason:<12} {entry.summary}")
 
 
 def _run(argv: Sequence[str] | None) -> int:
     arguments = _parser().parse_args(argv)
     asked = arguments.solver or ["highs"]
     if "list" in asked:
-        for name, entry in SOLVERS.items():
-            reason = entry.why_unavailable()
-            print(f"{name:<16} {'available' if reason is None else 'not available: ' + reason:<12} {entry.summary}")
+        _print_solvers()
         return 0
     methods = list(dict.fromkeys([*BASELINES, *asked]))
     for method in methods:
         require(method)
     limits = SolveLimits(seconds=arguments.time_limit)
-    if arguments.problem and (arguments.workers is not None or arguments.cluster or arguments.price is not None):
-        raise InputError("--workers, --cluster and --price go with a model; a --problem has its own workers and costs")
-    if arguments.price is not None and not 0 <= arguments.price < float("inf"):
-        raise InputError(f"--price is {arguments.price}; give a finite number >= 0")
-    _check_writable(arguments)
+    _check(arguments)
     problems = [LayerProblem.read(path) for path in arguments.problem or ()]
-    names = [file_name(problem.name) for problem in problems]
-    if len(set(names)) != len(names):
-        raise InputError(f"--problem: the problems are called {', '.join(names)}; each needs a name of its own")
     workers = 4 if arguments.workers is None else arguments.workers
     cluster = Cluster.read(arguments.cluster) if arguments.cluster else Cluster.equal(workers)
+    out = Path(arguments.out) if arguments.out else None
+    comparison = Comparison(methods, limits, arguments.seed, out, taken=_taken(arguments))
+    comparison.check_names([problem.name for problem in problems])
+    _check_writable(arguments)
 
     from rich.console import Console
+    from rich.text import Text
 
-    progress = Console(stderr=True)
-    with progress.status("starting") as status:
-        comparison = Comparison(
-            methods, limits, arguments.seed, Path(arguments.out) if arguments.out else None, status.update
-        )
+    with Console(stderr=True).status("starting") as status:
+        # As Text: names are data, and may hold what rich takes for markup.
+        comparison.show = lambda text: status.update(Text(text))
         try:
             if problems:
                 compare_problems(comparison, problems)
             else:
                 compare_model(comparison, arguments.model or "digits-mlp", cluster, arguments.price)
         except KeyboardInterrupt:
+            if not comparison.rows:
+                raise
             comparison.interrupted = True
     return _finish(comparison, arguments)
 
@@ -152,14 +199,13 @@ def _run(argv: Sequence[str] | None) -> int:
 def _finish(comparison: Comparison, arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from benchmarks.rows import contradictions
     from benchmarks.tables import print_tables
 
     comparison.failures += contradictions(comparison.rows)
     if arguments.json != "-":
         # Not a terminal: no width to keep to.
         console = Console() if sys.stdout.isatty() else Console(width=160)
-        print_tables(console, comparison.rows, comparison.models)
+        print_tables(console, comparison.rows, comparison.models, comparison.notes)
     if arguments.json:
         _write_json(comparison, arguments)
     if comparison.interrupted:
@@ -176,6 +222,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        # Before there was anything to keep, or once more while it was being written.
+        print("interrupted", file=sys.stderr)
+        return 130
     except BrokenPipeError:
         # The reader has gone (`| head`); nothing is left to say it to.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

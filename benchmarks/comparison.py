@@ -5,41 +5,99 @@ What Ctrl-C leaves unfinished is left out; what was found by then stays.
 
 from __future__ import annotations
 
+import hashlib
+import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks.rows import ERROR, UNSUPPORTED, ModelRow, Row, bare_row, row_of
 from formulations.assignment import Assignment
 from formulations.cluster import Cluster
+from formulations.errors import InputError
 from formulations.problem import LayerProblem
-from solvers.base import Limit, Progress, SolveLimits, SolverError, SolveResult
+from solvers.base import (
+    Limit,
+    MissingPackageError,
+    Progress,
+    SolveLimits,
+    SolverError,
+    SolveResult,
+    UnsupportedError,
+)
 from solvers.registry import get
 
 if TYPE_CHECKING:
-    from benchmarks.rows import ModelRow, Row
+    from adapters.partition import Partitioner
+    from benchmarks.models.base import BenchmarkModel
+
+
+#: A method cannot answer a problem, which says nothing against either.
+_REFUSALS = (UnsupportedError, MissingPackageError)
+#: Bytes of a problem's name in file names, which have 255: a method and an ending follow.
+_LONGEST_NAME = 200
 
 
 @dataclass
 class Comparison:
-    """The rows so far, and the one way a problem is answered and recorded."""
+    """The rows so far, and the one way a problem is answered and recorded.
+
+    Attributes:
+        methods: in the order they run.
+        limits: of each method on each problem.
+        seed: of every method.
+        out: the folder for problems and assignments, if they are to be kept.
+        show: hears what is going on.
+        taken: files that nothing under `out` may replace, and what they are.
+        failures: what makes the run a failure, a line each.
+        notes: what is missing for a good reason, a line each.
+        interrupted: Ctrl-C came; nothing more is begun.
+    """
 
     methods: Sequence[str]
     limits: SolveLimits
     seed: int
     out: Path | None
-    show: Callable[[str], None]
+    show: Callable[[str], None] = lambda text: None
+    taken: Mapping[Path, str] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
     models: list[ModelRow] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     interrupted: bool = False
     _answers: dict[tuple[str, str], SolveResult] = field(default_factory=dict)
+
+    def check_names(self, names: Sequence[str]) -> None:
+        """Find out before the work whether the results for problems of these names can be kept apart.
+
+        Raises:
+            InputError: a name comes twice, or two files would share a path.
+        """
+        if len(set(names)) != len(names):
+            raise InputError(f"the problems are called {', '.join(names)}; each needs a name of its own")
+        if self.out is None:
+            return
+        taken = dict(self.taken)
+        for name in names:
+            files = {output_name(name): f"problem {name!r}"}
+            files |= {output_name(name, method): f"{method} on problem {name!r}" for method in self.methods}
+            for file, content in files.items():
+                path = Path(os.path.realpath(self.out / file))
+                if path in taken:
+                    raise InputError(
+                        f"--out {self.out}: {file} would hold {content}, but is {taken[path]}; "
+                        "choose another folder or another name"
+                    )
+                taken[path] = f"meant for {content}"
 
     def answer(self, problem: LayerProblem, method: str) -> SolveResult:
         """The method's result on the problem, solved once.
 
         Raises:
+            UnsupportedError: the method cannot take the problem.
+            MissingPackageError: it needs a package for this problem that is not usable.
             SolverError: the method failed or contradicted itself.
         """
         key = (problem.digest, method)
@@ -54,49 +112,66 @@ class Comparison:
 
     def compare(self, problem: LayerProblem) -> SolveResult | None:
         """A row for every method on one problem; the best result, None where no method has one."""
-        from benchmarks.rows import error_row, row_of
-
-        problem_file = self._save(f"{file_name(problem.name)}.npz", problem)
-        best: SolveResult | None = None
+        problem_file = self._save(output_name(problem.name), problem)
+        results: list[SolveResult] = []
+        rows: list[Row] = []
         for method in self.methods:
-            if self.interrupted:
-                break
-            start = time.perf_counter()
-            try:
-                result = self.answer(problem, method)
-                row = row_of(problem, result)
-            except SolverError as error:
-                self.failures.append(str(error))
-                self.rows.append(error_row(problem, method, time.perf_counter() - start, error))
-                continue
-            file = self._save(f"{file_name(problem.name)}.{method}.npz", result.assignment)
-            self.rows.append(replace(row, problem=problem_file, assignment=file))
-            self.interrupted = result.limit is Limit.INTERRUPT
-            # A tie goes to the later method: the one that was asked for.
-            if best is None or result.primal_bound <= best.primal_bound:
-                best = result
-        return best
+            row, result = self._attempt(problem, method)
+            assignment = None if result is None else result.assignment
+            file = self._save(output_name(problem.name, method), assignment)
+            rows.append(replace(row, problem=problem_file, assignment=file))
+            self.rows.append(rows[-1])
+            if result is not None:
+                results.append(result)
+                self.interrupted = result.limit is Limit.INTERRUPT
+                if self.interrupted:
+                    break
+        if all(row.termination == UNSUPPORTED for row in rows):
+            self.failures.append(f"problem {problem.name!r}: no method can take it; its rows say why")
+        # A tie goes to the later method: the one that was asked for.
+        return min(reversed(results), key=lambda result: result.primal_bound, default=None)
+
+    def _attempt(self, problem: LayerProblem, method: str) -> tuple[Row, SolveResult | None]:
+        """The method's row, and its result where it has one."""
+        start = time.perf_counter()
+        try:
+            result = self.answer(problem, method)
+            return row_of(problem, result), result
+        except _REFUSALS as error:
+            termination, reason = UNSUPPORTED, str(error)
+        except SolverError as error:
+            termination, reason = ERROR, str(error)
+            self.failures.append(reason)
+        return bare_row(problem, method, termination, time.perf_counter() - start, [reason]), None
 
     def _save(self, name: str, item: LayerProblem | Assignment | None) -> str | None:
+        """The path of the item under `out`, None where it is not kept."""
         if self.out is None or item is None:
             return None
-        item.write(self.out / name)
+        try:
+            item.write(self.out / name)
+        except InputError as error:  # the disk is full, say: no reason to lose the rows
+            self.failures.append(str(error))
+            return None
         return str(self.out / name)
 
 
 def compare_model(comparison: Comparison, name: str, cluster: Cluster, price: float | None) -> None:
-    """Layer rows on shared problems, then a whole-network row for each method by itself."""
-    from adapters.apply import apply_plan
+    """Layer rows on shared problems, then a whole-network row for each method by itself.
+
+    Raises:
+        InputError: a model that cannot be used, or layers whose files would share a path.
+    """
     from adapters.partition import DEFAULT_PRICES, Partitioner
     from adapters.plan import PlanError
     from benchmarks.models.base import load_model
-    from benchmarks.rows import ModelRow
 
     comparison.show(f"model {name}")
     bench = load_model(name)
     prices = DEFAULT_PRICES if price is None else replace(DEFAULT_PRICES, per_byte=price)
     comparison.show(f"model {name}: calibration")
     partitioner = Partitioner(bench.model, bench.calibration, cluster, prices)
+    comparison.check_names([layer.name for layer in partitioner.layers])
 
     class _NoAnswerError(Exception):
         pass
@@ -115,41 +190,49 @@ def compare_model(comparison: Comparison, name: str, cluster: Cluster, price: fl
     except PlanError as error:
         comparison.failures.append(str(error))
         return
-
-    def own(method: str) -> Callable[[LayerProblem], SolveResult]:
-        def solve_layer(problem: LayerProblem) -> SolveResult:
-            result = comparison.answer(problem, method)
-            comparison.interrupted |= result.limit is Limit.INTERRUPT
-            return result
-
-        return solve_layer
-
-    original = bench.accuracy(bench.logits(bench.model))
     for method in comparison.methods:
         if comparison.interrupted:
             return
         try:
-            plan = partitioner.plan(own(method))
+            comparison.models.append(_model_row(comparison, bench, partitioner, method))
+        except _REFUSALS as error:
+            comparison.notes.append(f"{method} has no whole-network row: {error}")
         except (PlanError, SolverError) as error:
             comparison.failures.append(f"{method}: {error}")
-            continue
-        logits = bench.logits(apply_plan(bench.model, plan))
-        unadjusted = bench.logits(apply_plan(bench.model, plan, adjusted=False))
-        comparison.models.append(
-            ModelRow(
-                model=bench.name,
-                method=method,
-                accuracy=bench.accuracy(logits),
-                accuracy_unadjusted=bench.accuracy(unadjusted),
-                accuracy_original=original,
-                output_error=bench.output_error(logits),
-                output_error_unadjusted=bench.output_error(unadjusted),
-                bytes_sent=plan.bytes_sent,
-                bytes_direct=plan.bytes_direct,
-                objective=plan.objective,
-                scale=plan.layers[0].problem.scale,
-            )
-        )
+    if not comparison.models and not comparison.failures:
+        comparison.failures.append(f"model {name!r}: no method can take all of its layers; the notes say why")
+
+
+def _model_row(comparison: Comparison, bench: BenchmarkModel, partitioner: Partitioner, method: str) -> ModelRow:
+    """The whole network as the method places it from layer to layer.
+
+    Raises:
+        UnsupportedError, MissingPackageError, SolverError: as `Comparison.answer`, on one of the layers.
+        PlanError: the method finds no assignment for a layer.
+    """
+    from adapters.apply import apply_plan
+
+    def solve_layer(problem: LayerProblem) -> SolveResult:
+        result = comparison.answer(problem, method)
+        comparison.interrupted |= result.limit is Limit.INTERRUPT
+        return result
+
+    plan = partitioner.plan(solve_layer)
+    logits = bench.logits(apply_plan(bench.model, plan))
+    unadjusted = bench.logits(apply_plan(bench.model, plan, adjusted=False))
+    return ModelRow(
+        model=bench.name,
+        method=method,
+        accuracy=bench.accuracy(logits),
+        accuracy_unadjusted=bench.accuracy(unadjusted),
+        accuracy_original=bench.accuracy(bench.logits(bench.model)),
+        output_error=bench.output_error(logits),
+        output_error_unadjusted=bench.output_error(unadjusted),
+        bytes_sent=plan.bytes_sent,
+        bytes_direct=plan.bytes_direct,
+        objective=plan.objective,
+        scale=plan.layers[0].problem.scale,
+    )
 
 
 def compare_problems(comparison: Comparison, problems: Sequence[LayerProblem]) -> None:
@@ -166,6 +249,15 @@ def progress_text(problem: LayerProblem, step: Progress) -> str:
     return f"objective {cost(step.primal_bound)}, lower bound {cost(step.dual_bound)}, {step.message}"
 
 
+def output_name(name: str, method: str = "") -> str:
+    """The file of a problem, or of a method's assignment for it."""
+    return f"{file_name(name)}.{method}.npz" if method else f"{file_name(name)}.npz"
+
+
 def file_name(name: str) -> str:
-    """A problem's name as a file name: names are data and must not lead out of the folder."""
-    return "".join(c if c.isalnum() or c in "._-" else "_" for c in name).lstrip(".") or "layer"
+    """A problem's name as a file name: names are data, must not lead out of the folder, and may be long."""
+    safe = "".join(c if c.isalnum() or c in "._-" else "_" for c in name).lstrip(".") or "layer"
+    if len(safe.encode()) <= _LONGEST_NAME:
+        return safe
+    short = safe.encode()[: _LONGEST_NAME - 9].decode(errors="ignore")
+    return f"{short}-{hashlib.sha256(name.encode(errors='surrogatepass')).hexdigest()[:8]}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import itemgetter
 from typing import Any
 
@@ -14,6 +14,10 @@ from formulations.evaluation import evaluate, relative_gap
 from formulations.problem import LayerProblem
 from solvers.base import ContradictionError, SolveResult
 
+#: How a method ended that has no result: it refused the problem; it failed, or contradicted itself.
+UNSUPPORTED = "UNSUPPORTED"
+ERROR = "ERROR"
+
 
 @dataclass(frozen=True)
 class Row:
@@ -21,23 +25,23 @@ class Row:
 
     instance: str
     method: str
-    objective: int | None
-    dual_bound: int | None
-    gap: float | None
+    termination: str
+    seconds: float
+    messages: tuple[str, ...]
     scale: float
     rounding_bound: float
-    feasible: bool
-    violations: tuple[str, ...]
-    seconds: float
-    termination: str
-    limit: str | None
-    bound_proved_by: str | None
-    bytes_sent: int | None
-    bytes_direct: int
-    kept_weights: int | None
-    num_weights: int
     problem_digest: str
-    messages: tuple[str, ...]
+    num_weights: int
+    bytes_direct: int
+    objective: int | None = None
+    dual_bound: int | None = None
+    gap: float | None = None
+    feasible: bool = False
+    violations: tuple[str, ...] = ()
+    limit: str | None = None
+    bound_proved_by: str | None = None
+    bytes_sent: int | None = None
+    kept_weights: int | None = None
     problem: str | None = None
     assignment: str | None = None
     certificate: str | None = None
@@ -60,65 +64,52 @@ class ModelRow:
     scale: float
 
 
+def bare_row(problem: LayerProblem, method: str, termination: str, seconds: float, messages: Sequence[str]) -> Row:
+    """The row of a method that knows neither an assignment nor a bound."""
+    return Row(
+        instance=problem.name,
+        method=method,
+        termination=termination,
+        seconds=seconds,
+        messages=tuple(messages),
+        scale=problem.scale,
+        rounding_bound=problem.scaling.rounding_bound,
+        problem_digest=problem.digest,
+        num_weights=problem.prune_cost.size,
+        bytes_direct=problem.bytes_direct,
+    )
+
+
 def row_of(problem: LayerProblem, result: SolveResult) -> Row:
     """The row of a result, its assignment evaluated once more.
 
     Raises:
         ContradictionError: the result's objective is not what its assignment evaluates to.
     """
-    found = result.evaluation
-    if found is not None:
-        again = evaluate(problem, Assignment(found.assignment.worker))
-        if again.objective != found.objective or again.violations:
-            raise ContradictionError(
-                f"{result.solver} on problem {problem.name!r}: says {found.objective}, its placement evaluates to "
-                f"{again.objective} {'; '.join(map(str, again.violations))}"
-            )
-    return Row(
-        instance=problem.name,
-        method=result.solver,
-        objective=None if found is None else found.objective,
+    row = replace(
+        bare_row(problem, result.solver, result.termination.value, result.seconds, result.messages),
         dual_bound=int(result.dual_bound) if math.isfinite(result.dual_bound) else None,
         gap=result.gap,
-        scale=problem.scale,
-        rounding_bound=problem.scaling.rounding_bound,
-        feasible=found is not None,
-        violations=() if found is None else tuple(str(violation) for violation in found.violations),
-        seconds=result.seconds,
-        termination=result.termination.value,
         limit=None if result.limit is None else result.limit.value,
         bound_proved_by=result.bound_proved_by,
-        bytes_sent=None if found is None else found.bytes_sent,
-        bytes_direct=problem.bytes_direct,
-        kept_weights=None if found is None else found.num_kept_weights,
-        num_weights=problem.prune_cost.size,
-        problem_digest=problem.digest,
-        messages=result.messages,
     )
-
-
-def error_row(problem: LayerProblem, method: str, seconds: float, error: Exception) -> Row:
-    """The row of a method that failed or contradicted itself."""
-    return Row(
-        instance=problem.name,
-        method=method,
-        objective=None,
-        dual_bound=None,
-        gap=None,
-        scale=problem.scale,
-        rounding_bound=problem.scaling.rounding_bound,
-        feasible=False,
-        violations=(),
-        seconds=seconds,
-        termination="ERROR",
-        limit=None,
-        bound_proved_by=None,
-        bytes_sent=None,
-        bytes_direct=problem.bytes_direct,
-        kept_weights=None,
-        num_weights=problem.prune_cost.size,
-        problem_digest=problem.digest,
-        messages=(str(error),),
+    found = result.evaluation
+    if found is None:
+        return row
+    # Where the placement says which messages are best, it must do so without the solver's word for it.
+    answer = Assignment(found.assignment.worker) if problem.messages_follow_placement else found.assignment
+    again = evaluate(problem, answer)
+    if again.objective != found.objective or again.violations:
+        raise ContradictionError(
+            f"{result.solver} on problem {problem.name!r}: says {found.objective}, its assignment evaluates to "
+            f"{again.objective} {'; '.join(map(str, again.violations))}"
+        )
+    return replace(
+        row,
+        objective=found.objective,
+        feasible=True,
+        bytes_sent=found.bytes_sent,
+        kept_weights=found.num_kept_weights,
     )
 
 

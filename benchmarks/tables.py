@@ -1,4 +1,7 @@
-"""Comparison rows as tables for people."""
+"""Comparison rows as tables for people.
+
+Names and messages are printed as `Text`: as strings, rich would read markup into them.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +9,19 @@ from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from benchmarks.rows import ModelRow, Row
+
+#: A longer name is cut short: it would leave no room for the figures.
+_LONGEST_NAME = 30
 
 
 def layer_table(rows: Sequence[Row]) -> Table:
     """Objectives and bounds in the caller's unit; a `*` marks the instance's best objective and best bound."""
     table = Table(title="Layer by layer: every method on the same problem", title_justify="left")
     for name in ("layer", "method"):
-        table.add_column(name, no_wrap=True)
+        table.add_column(name, no_wrap=True, max_width=_LONGEST_NAME)
     for name in ("objective", "lower bound", "gap", "by", "bytes", "of direct", "weights kept", "seconds", "ended"):
         table.add_column(name, justify="right", no_wrap=True)
     for number, row in enumerate(rows):
@@ -22,7 +29,7 @@ def layer_table(rows: Sequence[Row]) -> Table:
         lowest = min((r.objective for r in here if r.objective is not None), default=None)
         highest = max((r.dual_bound for r in here if r.dual_bound is not None), default=None)
         table.add_row(
-            row.instance if number == 0 or rows[number - 1].instance != row.instance else "",
+            Text(row.instance if number == 0 or rows[number - 1].instance != row.instance else ""),
             row.method,
             _cost(row.objective, row.scale, row.objective == lowest),
             _cost(row.dual_bound, row.scale, row.dual_bound == highest),
@@ -42,12 +49,12 @@ def model_table(rows: Sequence[ModelRow]) -> Table:
     """Whole networks, each method carrying its own placements from layer to layer."""
     table = Table(title="Whole network: each method from layer to layer by itself", title_justify="left")
     for name in ("model", "method"):
-        table.add_column(name, no_wrap=True)
+        table.add_column(name, no_wrap=True, max_width=_LONGEST_NAME)
     for name in ("bytes", "of direct", "accuracy", "unadjusted", "original", "output error", "unadjusted", "objective"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(
-            row.model,
+            Text(row.model),
             row.method,
             _count(row.bytes_sent),
             _share(row.bytes_sent / max(1, row.bytes_direct), 1),
@@ -61,13 +68,15 @@ def model_table(rows: Sequence[ModelRow]) -> Table:
     return table
 
 
-def print_tables(console: Console, rows: Sequence[Row], models: Sequence[ModelRow]) -> None:
+def print_tables(console: Console, rows: Sequence[Row], models: Sequence[ModelRow], notes: Sequence[str]) -> None:
     console.print(layer_table(rows))
     for row in rows:
         for message in row.messages:
-            console.print(f"{row.instance}, {row.method}: {message}", markup=False, highlight=False, soft_wrap=True)
+            console.print(Text(f"{row.instance}, {row.method}: {message}"), soft_wrap=True)
     if models:
         console.print(model_table(models))
+    for note in notes:
+        console.print(Text(note), soft_wrap=True)
 
 
 def _cost(value: int | None, scale: float, best: bool) -> str:

@@ -6,6 +6,7 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,20 @@ import numpy as np
 import pytest
 
 from benchmarks import compare
-from benchmarks.comparison import Comparison, file_name, progress_text
+from benchmarks.comparison import Comparison, progress_text
 from formulations import Assignment, LayerProblem, evaluate
 from solvers import registry
-from solvers.base import Limit, MissingPackageError, Progress, SolveLimits, SolverError, SolveResult, Termination
+from solvers.base import (
+    Limit,
+    MissingPackageError,
+    Progress,
+    SolveLimits,
+    SolverError,
+    SolveResult,
+    Termination,
+    UnsupportedError,
+)
+from solvers.contiguous import Contiguous
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -163,6 +174,45 @@ def test_interrupt_keeps_what_was_found(problem_file: str, tmp_path: Path, monke
     assert Path(content["rows"][-1]["assignment"]).exists()
 
 
+class _Unheeding:
+    """A solver that lets Ctrl-C pass."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def solve(self, problem: LayerProblem, **_: object) -> SolveResult:
+        """Never answers."""
+        raise KeyboardInterrupt
+
+
+def test_interrupt_keeps_the_rows_of_the_methods_before(
+    problem_file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where Ctrl-C passes a solver, its row is missing, the others are there, and the exit status is 0."""
+    _replace(monkeypatch, "alternation", _Unheeding("alternation"))
+    file = tmp_path / "rows.json"
+    assert compare.main(["--problem", problem_file, "--json", str(file)]) == 0
+    content = _rows(file)
+    assert content["interrupted"] is True
+    assert [row["method"] for row in content["rows"]] == ["contiguous", "l0-munkres"]
+    assert "interrupted" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("where", ["reading", "first method"])
+def test_interrupt_before_there_is_anything_to_keep(
+    where: str, problem_file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ctrl-C at the start is one word and exit status 130; no file is written."""
+    if where == "reading":
+        monkeypatch.setattr(LayerProblem, "read", lambda path: _Unheeding("").solve(_problem()))
+    else:
+        _replace(monkeypatch, "contiguous", _Unheeding("contiguous"))
+    file = tmp_path / "rows.json"
+    assert compare.main(["--problem", problem_file, "--json", str(file)]) == 130
+    assert capsys.readouterr() == ("", "interrupted\n")
+    assert not file.exists()
+
+
 class _Liar:
     """A solver whose bound lies above what others find."""
 
@@ -195,6 +245,138 @@ def test_a_failing_method_has_an_error_row(problem_file: str, tmp_path: Path, mo
     assert compare.main(["--problem", problem_file, "--json", str(file)]) == 1
     row = _rows(file)["rows"][-1]
     assert (row["termination"], row["messages"], row["objective"]) == ("ERROR", ["it broke"], None)
+
+
+def _terminations(content: dict[str, Any]) -> dict[str, str]:
+    return {row["method"]: row["termination"] for row in content["rows"]}
+
+
+@pytest.mark.parametrize(
+    ("fields", "refusing"),
+    [
+        ({"communication": "partials", "partial_cost": np.full((6, 2), 5)}, {"alternation"}),
+        ({"communication": "per_weight"}, {"alternation"}),
+        ({"ingress_capacity": [8, 4]}, set(compare.BASELINES)),
+        ({"objective": "error", "traffic_budget": 12}, set(compare.BASELINES)),
+    ],
+    ids=["partials", "per_weight", "limits", "budget"],
+)
+def test_a_method_that_refuses_has_a_row(
+    fields: dict[str, Any], refusing: set[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The row says UNSUPPORTED and why; the other methods, and the problems after it, are answered; exit status 0."""
+    _problem("odd", **fields).write(tmp_path / "odd.npz")
+    _problem("plain").write(tmp_path / "plain.npz")
+    problems = ["--problem", str(tmp_path / "odd.npz"), "--problem", str(tmp_path / "plain.npz")]
+    file = tmp_path / "rows.json"
+    out = ["--json", str(file), "--out", str(tmp_path / "out")]
+    assert compare.main([*problems, "--solver", "brute-force", *out]) == 0
+    rows = _rows(file)["rows"]
+    assert {row["method"] for row in rows if row["termination"] == "UNSUPPORTED"} == refusing
+    for row in rows:
+        assert (row["objective"] is None) == (row["assignment"] is None) == (row["termination"] == "UNSUPPORTED")
+        if row["termination"] == "UNSUPPORTED":
+            assert f"solver {row['method']!r} cannot take it" in row["messages"][0]
+        else:
+            found = evaluate(LayerProblem.read(row["problem"]), Assignment.read(row["assignment"]))
+            assert found.objective == row["objective"]
+    printed, err = capsys.readouterr()
+    assert printed.count("cannot take it") == len(refusing)
+    assert err == ""
+
+
+def test_a_problem_that_every_method_refuses_is_a_failure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit status 1 and one line; every method still has its row, and so has the next problem."""
+    rng = np.random.default_rng(0)
+    large = LayerProblem(rng.integers(0, 9, (40, 1)), [0], [[0, 6]], egress_capacity=[4, 4], name="large")
+    large.write(tmp_path / "large.npz")
+    _problem().write(tmp_path / "small.npz")
+    file = tmp_path / "rows.json"
+    problems = ["--problem", str(tmp_path / "large.npz"), "--problem", str(tmp_path / "small.npz")]
+    assert compare.main([*problems, "--solver", "brute-force", "--json", str(file)]) == 1
+    assert capsys.readouterr().err == "failed: problem 'large': no method can take it; its rows say why\n"
+    endings = [row["termination"] for row in _rows(file)["rows"]]
+    assert endings[:4] == ["UNSUPPORTED"] * 4
+    assert "UNSUPPORTED" not in endings[4:]
+
+
+class _Choosy:
+    """A solver that refuses the problem of one name, and leaves the others to the contiguous one."""
+
+    def __init__(self, name: str, refused: str, error: type[Exception] = UnsupportedError) -> None:
+        self.name, self._refused, self._error = name, refused, error
+
+    def solve(self, problem: LayerProblem, **_: object) -> SolveResult:
+        """The contiguous answer under this name."""
+        if problem.name == self._refused:
+            raise self._error(f"problem {problem.name!r}: not for {self.name}")
+        return replace(Contiguous().solve(problem), solver=self.name)
+
+
+def test_a_package_that_turns_out_to_be_missing_is_a_refusal(
+    problem_file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some methods need a package for some problems only: that loses one row, not the run."""
+    _replace(monkeypatch, "alternation", _Choosy("alternation", "small", MissingPackageError))
+    file = tmp_path / "rows.json"
+    assert compare.main(["--problem", problem_file, "--json", str(file)]) == 0
+    assert _terminations(_rows(file))["alternation"] == "UNSUPPORTED"
+    assert _terminations(_rows(file))["highs"] == "OPTIMAL"
+
+
+@pytest.fixture
+def tiny_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Arguments for a user's own model with layers `0` and `2`, on two workers."""
+    (tmp_path / "tinymodel.py").write_text(_FACTORY)
+    monkeypatch.syspath_prepend(tmp_path)
+    return ["--model", "tinymodel:tiny", "--workers", "2", "--price", "0.002"]
+
+
+def test_a_method_that_refuses_a_layer_has_no_whole_network_row(
+    tiny_model: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A note says so on the console and in the JSON; the other methods have theirs; exit status 0."""
+    _replace(monkeypatch, "alternation", _Choosy("alternation", "2"))
+    file = tmp_path / "rows.json"
+    assert compare.main([*tiny_model, "--json", str(file)]) == 0
+    content = _rows(file)
+    assert [row["method"] for row in content["models"]] == ["contiguous", "l0-munkres", "highs"]
+    note = "alternation has no whole-network row: problem '2': not for alternation"
+    assert content["notes"] == [note]
+    assert note in capsys.readouterr().out.splitlines()
+
+
+def test_a_model_that_no_method_can_take_is_a_failure(
+    tiny_model: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every layer has an answer, but no method answers all: exit status 1 and one line, with all rows kept."""
+    for method in (*compare.BASELINES, "highs"):
+        _replace(monkeypatch, method, _Choosy(method, "0" if method == "highs" else "2"))
+    file = tmp_path / "rows.json"
+    assert compare.main([*tiny_model, "--json", str(file)]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("failed: model 'tinymodel:tiny': no method can take all of its layers")
+    assert err.count("\n") == 1
+    assert len(_rows(file)["rows"]) == 8
+    assert len(_rows(file)["notes"]) == 4
+
+
+_MARKUP = ("[/x]", "[red]x", "a :bug: b", "[link=x]")
+
+
+@pytest.mark.parametrize("name", _MARKUP)
+def test_names_are_printed_as_they_are(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What rich takes for markup is a name like any other, in the table, in messages and in the status line."""
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich then takes standard error for a terminal, and shows the status
+    _problem(name, worker_names=[name, "b"]).write(tmp_path / "fits.npz")
+    _problem(name + "2", worker_names=[name, "b"], capacity=[[2], [3]]).write(tmp_path / "full.npz")
+    problems = ["--problem", str(tmp_path / "fits.npz"), "--problem", str(tmp_path / "full.npz")]
+    assert compare.main(problems) == 0
+    out, err = capsys.readouterr()
+    assert out.count(name) >= 2 + 4  # in the table, and in the four messages about the problem that does not fit
+    assert f"{name}2: highs" in err
 
 
 def test_solver_list_says_why_one_is_not_available(
@@ -237,9 +419,14 @@ _BAD = {
     ),
     "negative speed": (lambda d: _cluster("[[worker]]\nname='a'\nmacs_per_second=-1.0\n", d), "macs_per_second"),
     "no workers": (lambda d: ["--workers", "0"], "at least 1"),
+    "too many workers": (lambda d: ["--workers", "300000"], "--workers is 300000; give at least 1 and at most 1000"),
     "workers that are no number": (lambda d: ["--workers", "four"], "--workers"),
     "negative time": (lambda d: ["--time-limit", "-1"], "seconds is -1"),
     "NaN price": (lambda d: ["--price", "nan"], "--price is nan"),
+    "infinite time": (lambda d: ["--time-limit", "inf"], "seconds is inf"),
+    "no time at all": (lambda d: ["--time-limit", "nan"], "seconds is nan"),
+    "negative seed": (lambda d: ["--seed", "-1"], "--seed is -1; give a whole number from 0 to 2147483647"),
+    "huge seed": (lambda d: ["--seed", str(2**31)], "--seed is 2147483648"),
     "unwritable out": (lambda d: ["--out", _blocked(d)], "cannot be written"),
     "unwritable json": (lambda d: ["--json", _blocked(d) + "/rows.json"], "cannot be written"),
     "json is a folder": (lambda d: ["--json", str(d)], "is a folder"),
@@ -311,6 +498,21 @@ def test_help_and_bad_input_do_not_pay_for_heavy_packages() -> None:
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True)
 
 
+def test_problems_do_not_pay_for_torch(problem_file: str) -> None:
+    """Comparing problem files imports no torch."""
+    code = (
+        "import sys; from benchmarks.compare import main\n"
+        f"assert main(['--problem', {problem_file!r}, '--json', '-']) == 0\n"
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True)
+
+
+def test_the_largest_seed_is_taken(problem_file: str) -> None:
+    """2^31 − 1 is what every solver takes."""
+    assert compare.main(["--problem", problem_file, "--seed", str(2**31 - 1)]) == 0
+
+
 def test_progress_is_heard(problem_file: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a solver reports reaches the status line, in the caller's unit."""
     shown: list[str] = []
@@ -318,9 +520,3 @@ def test_progress_is_heard(problem_file: str, monkeypatch: pytest.MonkeyPatch) -
     comparison.compare(LayerProblem.read(problem_file))
     assert any("small: highs" in line and "start by alternation" in line for line in shown)
     assert progress_text(_problem(), Progress(1.0, 5, -math.inf, "x")) == "objective 5, lower bound -, x"
-
-
-def test_names_cannot_lead_out_of_the_folder() -> None:
-    """A problem's name is data; separators and leading dots are taken out."""
-    assert file_name("../../etc/passwd") == "_.._etc_passwd"
-    assert file_name("..") == "layer"
