@@ -172,6 +172,7 @@ def compare_model(comparison: Comparison, name: str, cluster: Cluster, price: fl
     comparison.show(f"model {name}: calibration")
     partitioner = Partitioner(bench.model, bench.calibration, cluster, prices)
     comparison.check_names([layer.name for layer in partitioner.layers])
+    bench.check()
 
     class _NoAnswerError(Exception):
         pass

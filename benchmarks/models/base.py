@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import sysconfig
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -31,6 +33,19 @@ class BenchmarkModel:
     test_inputs: Tensor
     test_labels: Tensor
 
+    def check(self) -> None:
+        """Raises InputError where the model cannot be judged by the held-back split."""
+        try:
+            num_examples, shape = len(self.logits(self.model)), tuple(self.test_labels.shape)
+        except Exception as error:  # whatever torch says of inputs or labels that do not fit
+            raise InputError(
+                f"model {self.name!r} cannot be judged by its test_inputs and test_labels: {error}"
+            ) from None
+        if shape != (num_examples,):
+            raise InputError(
+                f"model {self.name!r}: test_labels has shape {shape}; {num_examples} test_inputs need as many"
+            )
+
     def logits(self, model: nn.Module) -> Tensor:
         """What `model` says of the held-back split."""
         with torch.no_grad():
@@ -50,20 +65,34 @@ def load_model(name: str) -> BenchmarkModel:
     """A built-in model, or what `package.module:factory` returns.
 
     Raises:
-        InputError: no such model, module or factory, or it returns something else.
+        InputError: no such model, module or factory, it fails, or it returns something else.
     """
     spec = _BUILT_IN.get(name, name)
     module_name, colon, factory_name = spec.partition(":")
-    if not colon or not module_name or not factory_name:
-        raise InputError(f"model {name!r} is unknown; {nearest(name, _BUILT_IN)} Or give package.module:factory")
+    if not colon or not module_name or not factory_name or module_name.startswith("."):
+        raise InputError(f"model {name!r} is unknown; give package.module:factory, or {nearest(name, _BUILT_IN)}")
     try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        raise InputError(f"model {name!r}: {error}; check the name, and that it can be imported from here") from None
-    factory: Callable[[], object] | None = getattr(module, factory_name, None)
+        factory: Callable[[], object] | None = getattr(importlib.import_module(module_name), factory_name, None)
+        made = factory() if callable(factory) else None
+    except (Exception, SystemExit) as error:  # whatever the user's code ends in
+        said = f"{type(error).__name__}: {str(error) or 'no message'}"
+        raise InputError(f"model {name!r}: {said}; {_where(error)}") from None
     if not callable(factory):
         raise InputError(f"model {name!r}: module {module_name!r} has no function {factory_name!r}")
-    made = factory()
     if not isinstance(made, BenchmarkModel):
         raise InputError(f"model {name!r}: the factory returns a {type(made).__name__}, not a BenchmarkModel")
     return made
+
+
+def _where(error: BaseException) -> str:
+    """The innermost line of the user's code that led to the error; what to check where none did."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"at {error.filename}:{error.lineno}"
+    ours = (__file__, importlib.__file__, "<frozen ")
+    packages = tuple(sysconfig.get_path(key) for key in ("stdlib", "platstdlib", "purelib", "platlib"))
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(ours)]
+    if not frames:
+        return "check the name, that it can be imported from here, and that the factory takes no arguments"
+    # The module itself may be an installed package: then the line by which it was entered.
+    frame = next((frame for frame in reversed(frames) if not frame.filename.startswith(packages)), frames[0])
+    return f"at {frame.filename}:{frame.lineno}"

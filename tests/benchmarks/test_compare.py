@@ -427,6 +427,7 @@ _BAD = {
     "no time at all": (lambda d: ["--time-limit", "nan"], "seconds is nan"),
     "negative seed": (lambda d: ["--seed", "-1"], "--seed is -1; give a whole number from 0 to 2147483647"),
     "huge seed": (lambda d: ["--seed", str(2**31)], "--seed is 2147483648"),
+    "relative module": (lambda d: ["--model", ".x:y"], "package.module:factory"),
     "unwritable out": (lambda d: ["--out", _blocked(d)], "cannot be written"),
     "unwritable json": (lambda d: ["--json", _blocked(d) + "/rows.json"], "cannot be written"),
     "json is a folder": (lambda d: ["--json", str(d)], "is a folder"),

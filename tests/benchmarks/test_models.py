@@ -1,0 +1,130 @@
+"""Finding a user's model by name: whatever their code does, one line says what and where."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks import compare
+from benchmarks.models.base import load_model
+from formulations import InputError
+
+_MODULE = """
+import sys
+import torch
+from torch import nn
+from benchmarks.models.base import BenchmarkModel
+
+def deep_in_torch():
+    return torch.zeros(2, 3) @ torch.zeros(2, 3)  # line 8
+
+def without_message():
+    raise KeyError  # line 11
+
+def several_lines():
+    raise ValueError("one\\ntwo")  # line 14
+
+def ends_the_process():
+    sys.exit(3)  # line 17
+
+def has_parameters(size):
+    return size
+
+def interrupted():
+    raise KeyboardInterrupt
+
+def make(inputs, labels):
+    return BenchmarkModel("mine", nn.Sequential(nn.Linear(3, 2)), [torch.randn(9, 3)], inputs, labels)
+
+def other_inputs():
+    return make(torch.randn(9, 4), torch.zeros(9).long())
+
+def other_labels():
+    return make(torch.randn(9, 3), torch.zeros(9, 1).long())
+
+def labels_in_a_list():
+    return make(torch.randn(9, 3), [0] * 9)
+"""
+
+
+@pytest.fixture
+def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a user's modules, from which they can be imported."""
+    (tmp_path / "mine.py").write_text(_MODULE)
+    (tmp_path / "misspelt.py").write_text("x = 1\ndef make(:\n")
+    (tmp_path / "imports_misspelt.py").write_text("import misspelt\n")
+    (tmp_path / "incomplete.py").write_text("import os\nimport not_installed_at_all\n")
+    (tmp_path / "divides.py").write_text("x = 1\ny = x / 0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("mine", "misspelt", "imports_misspelt", "incomplete", "divides"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("model", "said", "where"),
+    [
+        ("mine:deep_in_torch", "RuntimeError: ", "mine.py:8"),
+        ("mine:without_message", "KeyError: no message", "mine.py:11"),
+        ("mine:several_lines", "ValueError: one two", "mine.py:14"),
+        ("mine:ends_the_process", "SystemExit: 3", "mine.py:17"),
+        ("misspelt:make", "SyntaxError: ", "misspelt.py:2"),
+        ("imports_misspelt:make", "SyntaxError: ", "misspelt.py:2"),
+        ("incomplete:make", "ModuleNotFoundError: No module named 'not_installed_at_all'", "incomplete.py:2"),
+        ("divides:make", "ZeroDivisionError: division by zero", "divides.py:2"),
+    ],
+)
+def test_errors_in_the_users_code_are_one_line(
+    model: str, said: str, where: str, mine: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An exception while the module is imported or the factory runs is named with its message, file and line."""
+    assert compare.main(["--model", model]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(f"error: model {model!r}: {said}")
+    assert err.endswith(f"at {mine}/{where}\n")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ("mine:has_parameters", "the factory takes no arguments"),
+        ("not_there_at_all:make", "can be imported from here"),
+        (".mine:make", "give package.module:factory"),
+        ("mine", "give package.module:factory"),
+        ("mine:", "give package.module:factory"),
+        ("mine:torch.nn", "no function 'torch.nn'"),
+    ],
+)
+def test_names_that_lead_nowhere_say_what_to_give(model: str, said: str, mine: Path) -> None:
+    """A name that cannot be followed is refused with what a name looks like."""
+    with pytest.raises(InputError, match=said):
+        load_model(model)
+
+
+def test_interrupt_in_the_users_code_passes(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Ctrl-C while a factory trains is no error of the factory."""
+    assert compare.main(["--model", "mine:interrupted"]) == 130
+    assert capsys.readouterr() == ("", "interrupted\n")
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ("other_inputs", "cannot be judged by its test_inputs"),
+        ("other_labels", "test_labels has shape (9, 1); 9 test_inputs need as many"),
+        ("labels_in_a_list", "cannot be judged by its test_inputs and test_labels"),
+    ],
+)
+def test_data_that_do_not_fit_are_refused_before_the_work(
+    model: str, said: str, mine: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The held-back split is only used at the end; that it fits is found out at the start."""
+    assert compare.main(["--model", f"mine:{model}", "--workers", "2"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert said in err
