@@ -16,6 +16,7 @@ from pathlib import Path
 
 from formulations.errors import InputError
 from formulations.problem import LayerProblem
+from solvers.threads import exit_now
 
 INSTANCES = Path(__file__).parent / "instances"
 _DEFAULT = ("d24-p3", "d32-p4", "d64-first-p4", "d64-mid-p4-c05", "d64-mid-p4-c15", "d64-mid-p4-c30")
@@ -51,30 +52,44 @@ def best_known(problem: LayerProblem) -> tuple[int, str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; the exit status."""
+    """Run the command; the exit status. What was computed before bad input or Ctrl-C is printed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.lp_bounds", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("files", nargs="*", metavar="FILE", help="layer problems (default: the shipped d24, d32, d64)")
     arguments = parser.parse_args(argv)
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title="LP bounds; gap to the best known objective")
-    for name in ("problem", "best known", "from", "textbook", "gap", "s", "strengthened", "gap", "s"):
-        table.add_column(name, justify="left" if name in ("problem", "from") else "right", no_wrap=True)
+    paths = arguments.files or [INSTANCES / f"{name}.npz" for name in _DEFAULT]
+    status = 0
+    rows: list[list[str]] = []
     try:
-        for path in arguments.files or [INSTANCES / f"{name}.npz" for name in _DEFAULT]:
-            problem = LayerProblem.read(path)
+        # All files first: one that cannot be read is found out before the work.
+        for problem in [LayerProblem.read(path) for path in paths]:
             best, source = best_known(problem)
             cells = [problem.name, str(best), source]
             for bound, seconds in lp_bounds(problem).values():
                 cells += [f"{bound:.0f}", f"{(best - bound) / max(1, abs(best)):.1%}", f"{seconds:.1f}"]
-            table.add_row(*cells)
+            rows.append(cells)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        status = 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        status = 130
+    if rows:
+        _print(rows)
+    return status
+
+
+def _print(rows: Sequence[Sequence[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title="LP bounds; gap to the best known objective")
+    for name in ("problem", "best known", "from", "textbook", "gap", "s", "strengthened", "gap", "s"):
+        table.add_column(name, justify="left" if name in ("problem", "from") else "right", no_wrap=True)
+    for cells in rows:
+        table.add_row(*map(Text, cells))  # as Text: a name may hold what rich takes for markup
     (Console() if sys.stdout.isatty() else Console(width=120)).print(table)
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_now(main())
