@@ -24,7 +24,6 @@ _DEFAULT = ("d24-p3", "d32-p4", "d64-first-p4", "d64-mid-p4-c05", "d64-mid-p4-c1
 
 def lp_bounds(problem: LayerProblem) -> dict[str, tuple[float, float]]:
     """LP bound and seconds, building included, by formulation."""
-    from formulations.milp import compile_model
     from formulations.strengthened import STRENGTHENED
     from formulations.textbook import TEXTBOOK
     from solvers.highs import Highs
@@ -32,7 +31,8 @@ def lp_bounds(problem: LayerProblem) -> dict[str, tuple[float, float]]:
     found = {}
     for formulation in (TEXTBOOK, STRENGTHENED):
         start = time.perf_counter()
-        bound = Highs().lp_bound(compile_model(formulation.build(problem)))
+        data = formulation.compile(problem)
+        bound = Highs().lp_bound(data) + data.offset
         found[formulation.name] = (bound, time.perf_counter() - start)
     return found
 
@@ -43,9 +43,13 @@ def best_known(problem: LayerProblem) -> tuple[int, str]:
     shipped = INSTANCES / f"{problem.name}.npz"
     if problem.name in reference and shipped.exists() and LayerProblem.read(shipped).digest == problem.digest:
         return int(reference[problem.name]["best_known"]), "record"
+    from solvers.base import Limit
     from solvers.registry import solve
 
-    evaluation = solve(problem, "alternation").evaluation
+    result = solve(problem, "alternation")
+    if result.limit is Limit.INTERRUPT:
+        raise KeyboardInterrupt
+    evaluation = result.evaluation
     if evaluation is None:
         raise InputError(f"problem {problem.name!r} has no feasible placement; there is no gap to measure")
     return evaluation.objective, "alternation"

@@ -139,8 +139,8 @@ def _with_messages(problem: LayerProblem, assignment: Assignment) -> Assignment:
     if messages is None:
         if not problem.messages_follow_placement:
             raise InputError(
-                f"problem {problem.name!r} has limits, a budget or objective {problem.objective!r}, so its messages "
-                f"do not follow from the placement; give the assignment {key!r}"
+                f"problem {problem.name!r} has {', '.join(problem.message_rules)}, so its messages do not follow from "
+                f"the placement; give the assignment {key!r}"
             )
         derive = {"inputs": _derived_inputs, "partials": _derived_partials, "per_weight": _derived_per_weight}
         messages = derive[problem.communication](problem, assignment.worker)

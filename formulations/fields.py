@@ -5,6 +5,7 @@ Shapes: N neurons, M inputs, P workers, K resources.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -175,30 +176,43 @@ def _integral(
     costs: dict[str, NDArray[Any]], communication: str, scaling_given: Scaling | None
 ) -> tuple[dict[str, IntArray], Scaling]:
     """Costs as int64 and what they mean; floats scaled by one power of two (docs/design.md, Integers)."""
-    if costs["prune_cost"].size == 0:
+    num_weights = costs["prune_cost"].size
+    if num_weights == 0:
         costs["keep_cost"] = np.zeros_like(costs["keep_cost"])  # there is nothing to keep
+    counts = {key: num_weights if key == "keep_cost" else 1 for key in _COSTS}
     with np.errstate(over="ignore"):  # an infinite sum is refused below
-        totals = {key: float(np.abs(costs[key].astype(np.float64)).sum()) for key in _COSTS}
-    totals["keep_cost"] *= costs["prune_cost"].size
-    if all(array.dtype == np.int64 for array in costs.values()):
+        totals = {key: float(np.abs(costs[key].astype(np.float64)).sum()) * counts[key] for key in _COSTS}
+    # An array without entries, or a budget, says nothing of the unit that the costs are in.
+    if all(costs[key].dtype == np.int64 or costs[key].size == 0 for key in _COSTS):
         _refuse_overflow("the sum of all costs", sum(totals.values()))
-        return costs, scaling_given or Scaling()
+        whole = {key: costs[key].astype(np.int64) for key in _COSTS}
+        return _with_budget(whole, costs["error_budget"], 1.0), scaling_given or Scaling()
     scale = scaling_given.scale if scaling_given else scaling.choose_scale(totals.values())
     _refuse_overflow(f"the sum of all costs at scale {scale:g}", sum(totals.values()) * scale)
-    integers: dict[str, IntArray] = {}
-    errors: dict[str, NDArray[np.float64]] = {}
-    num_zeroed = 0
-    for key in _COSTS:
-        integers[key], errors[key], zeroed = scaling.round_costs(key, costs[key].astype(np.float64), scale)
-        if zeroed and key in ("send_cost", "partial_cost"):
-            index = tuple(np.argwhere((integers[key] == 0) & (costs[key] != 0))[0])
+    rounded = {key: scaling.round_costs(key, costs[key], scale) for key in _COSTS}
+    largest = max(int(np.abs(integers).sum()) * counts[key] for key, (integers, _, _) in rounded.items())
+    if scaling_given is None and largest >= 2**scaling.TOTAL_LIMIT_LOG2:  # rounding up took it there
+        scale /= 2
+        rounded = {key: scaling.round_costs(key, costs[key], scale) for key in _COSTS}
+    for key in ("send_cost", "partial_cost"):
+        integers, _, num_zeroed = rounded[key]
+        if num_zeroed:
+            index = tuple(np.argwhere((integers == 0) & (costs[key] != 0))[0])
             raise InputError(
                 f"{validation.entry_text(key, index)} is {costs[key][index]:g} and rounds to 0 at scale {scale:g}; "
                 "the costs span too wide a range, bring the large ones down"
             )
-        num_zeroed += zeroed
-    # A budget beyond everything that can be lost never binds, so cutting it there keeps it in int64.
-    largest = float(integers["prune_cost"].sum())
-    budget = min(float(costs["error_budget"]), largest / scale) * scale
-    integers["error_budget"] = np.array(round(budget), dtype=np.int64)
-    return integers, Scaling(scale, scaling.rounding_bound(errors, communication), num_zeroed)
+    bound = scaling.rounding_bound({key: errors for key, (_, errors, _) in rounded.items()}, communication)
+    found = Scaling(scale, bound, sum(num_zeroed for _, _, num_zeroed in rounded.values()))
+    return _with_budget(
+        {key: integers for key, (integers, _, _) in rounded.items()}, costs["error_budget"], scale
+    ), found
+
+
+def _with_budget(integers: dict[str, IntArray], budget: NDArray[Any], scale: float) -> dict[str, IntArray]:
+    """The costs and the error budget in their unit. Integers stay within a fraction iff they stay within its floor."""
+    if budget.dtype != np.int64 or scale != 1.0:
+        # A budget beyond everything that can be lost never binds, so cutting it there keeps it in int64.
+        largest, scaled = int(integers["prune_cost"].sum()), float(budget) * scale
+        budget = np.array(largest if scaled >= largest else math.floor(scaled), dtype=np.int64)
+    return {**integers, "error_budget": budget}

@@ -13,15 +13,26 @@ from formulations.problem import LayerProblem
 IntArray = NDArray[np.int64]
 
 
+def load_units(problem: LayerProblem) -> IntArray:
+    """K: the greatest common divisor of the neurons' loads; 1 where they are all 0.
+
+    A worker's load is a multiple of it, so rows (3) mean the same in this unit. It takes byte-sized
+    loads out of the reach of a floating-point solver's tolerances.
+    """
+    unit_K: IntArray = np.maximum(1, np.gcd.reduce(problem.load, axis=0))
+    return unit_K
+
+
 def load_ranges(problem: LayerProblem) -> tuple[IntArray, IntArray]:
     """lo, hi (P×K): the load of a worker lies in lo..hi in every feasible placement.
 
-    All neurons have a worker, so what the others cannot hold a worker must, and the other way
-    round. lo > hi somewhere means that no placement fits.
+    Multiples of `load_units`. All neurons have a worker, so what the others cannot hold a worker
+    must, and the other way round. lo > hi somewhere means that no placement fits.
     """
-    total_K = problem.load.sum(axis=0)
-    hi = np.minimum(problem.capacity, total_K)
-    lo = np.maximum(problem.min_load, total_K - (hi.sum(axis=0) - hi))
+    unit_K, total_K = load_units(problem), problem.load.sum(axis=0)
+    hi = np.minimum(problem.capacity, total_K) // unit_K * unit_K
+    lo = -(-problem.min_load // unit_K) * unit_K
+    lo = np.maximum(lo, total_K - (hi.sum(axis=0) - hi))
     hi = np.minimum(hi, total_K - (lo.sum(axis=0) - lo))
     return lo, hi
 

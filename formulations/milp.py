@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,8 @@ class MilpData:
 
     Attributes:
         cost, col_lower, col_upper: n.
-        offset: added to the objective.
+        offset: paid by every solution. An integer apart from the costs, so that nothing that is chosen
+            drowns in it: backends minimise, and answer in, cost·v alone.
         matrix: m×n, compressed by rows.
         row_lower, row_upper: m; infinite where open.
         integer: n; the column must be integral.
@@ -27,7 +28,7 @@ class MilpData:
     """
 
     cost: FloatArray
-    offset: float
+    offset: int
     matrix: scipy.sparse.csr_matrix
     row_lower: FloatArray
     row_upper: FloatArray
@@ -55,22 +56,33 @@ class MilpData:
             families.setdefault(family, {})[index] = value
         return families
 
-    def encode(self, families: dict[str, dict[Any, float]]) -> FloatArray:
-        """Column values from values by family and index; 0 where nothing is given."""
-        return np.array([families.get(family, {}).get(index, 0.0) for family, index in self.columns], dtype=np.float64)
+    def without_dear(self, room: float) -> MilpData:
+        """The same model without the columns that alone cost more than `room`.
+
+        Where costs are not negative and every column with a cost is 0 or 1, no solution of
+        cost·v ≤ room uses one. A model that has such a solution keeps its optimum, and loses the costs of
+        another order that a solver's tolerances would follow.
+
+        Raises:
+            ValueError: a cost is negative.
+        """
+        if np.any(self.cost < 0):
+            raise ValueError(f"the least cost is {self.cost.min():g}; it must not be negative")
+        dear = self.cost > room
+        return replace(self, cost=np.where(dear, 0.0, self.cost), col_upper=np.where(dear, 0.0, self.col_upper))
 
     def dual_objective(self, row_dual: FloatArray) -> float:
         """The Lagrangian bound of any row multipliers: valid whatever solver they came from.
 
-        With all columns bounded, min over the box of (cost − dual·matrix)·v + dual·rows bounds the
-        LP, hence the MIP, from below (Neumaier and Shcherbina 2004, eq. 2.3, without the directed
-        rounding: the caller allows for that).
+        With all columns bounded, min over the box of (cost − dual·matrix)·v + dual·rows bounds cost·v
+        over the LP, hence over the MIP, from below (Neumaier and Shcherbina 2004, eq. 2.3, without the
+        directed rounding: the caller allows for that).
         """
         dual = np.where(np.isinf(self.row_lower), np.minimum(row_dual, 0.0), row_dual)
         dual = np.where(np.isinf(self.row_upper), np.maximum(dual, 0.0), dual)
         reduced = self.cost - self.matrix.T @ dual
         rows = _least(dual, self.row_lower, self.row_upper)
-        return self.offset + rows + _least(reduced, self.col_lower, self.col_upper)
+        return rows + _least(reduced, self.col_lower, self.col_upper)
 
 
 def _least(slope: FloatArray, lower: FloatArray, upper: FloatArray) -> float:
@@ -79,8 +91,8 @@ def _least(slope: FloatArray, lower: FloatArray, upper: FloatArray) -> float:
     return float(np.dot(slope[up], lower[up]) + np.dot(slope[down], upper[down]))
 
 
-def compile_model(model: Any) -> MilpData:
-    """The arrays of a Pyomo model with one active linear objective, minimised."""
+def compile_model(model: Any, offset: int = 0) -> MilpData:
+    """The arrays of a Pyomo model with one active linear objective without a constant, minimised."""
     from pyomo.repn.plugins.standard_form import LinearStandardFormCompiler
 
     form = LinearStandardFormCompiler().write(model, mixed_form=True, set_sense=None)
@@ -90,7 +102,7 @@ def compile_model(model: Any) -> MilpData:
     upper = [np.inf if var.ub is None else float(var.ub) for var in form.columns]
     return MilpData(
         cost=np.asarray(form.c.todense(), dtype=np.float64).ravel(),
-        offset=float(form.c_offset[0]),
+        offset=offset,
         matrix=scipy.sparse.csr_matrix(form.A),
         row_lower=np.where(bound_type <= 0, rhs, -np.inf),
         row_upper=np.where(bound_type >= 0, rhs, np.inf),

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from formulations.assignment import Assignment
 from formulations.errors import InputError
-from formulations.milp import FloatArray, MilpData
+from formulations.loads import load_units
+from formulations.milp import FloatArray, MilpData, compile_model
 from formulations.presolve import Reduction, unreduced
 from formulations.problem import LayerProblem
 
@@ -45,12 +46,18 @@ class Formulation:
         """Why this formulation cannot express `problem`; None where it can."""
         if problem.communication != "inputs":
             return f"the {self.name} formulation has no rows for communication {problem.communication!r}"
-        if not problem.messages_follow_placement:
-            return f"the {self.name} formulation has no rows for limits, budgets or objective {problem.objective!r}"
+        if problem.message_rules:
+            return f"the {self.name} formulation has no rows for {', '.join(problem.message_rules)}"
         return None
 
+    def compile(self, problem: LayerProblem, before_part: Callable[[str], None] = lambda name: None) -> MilpData:
+        """The arrays of the model, with the reduction's constant as their offset. See `build`."""
+        model = self.build(problem, before_part)
+        before_part("arrays")
+        return compile_model(model, self.reduce(problem).constant)
+
     def build(self, problem: LayerProblem, before_part: Callable[[str], None] = lambda name: None) -> Any:
-        """The Pyomo model.
+        """The Pyomo model. Its objective lacks the reduction's constant.
 
         Args:
             before_part: called with the name of each part before it is built; may raise to stop.
@@ -65,7 +72,7 @@ class Formulation:
             raise InputError(f"problem {problem.name!r}: {reason}")
         reduction = self.reduce(problem)
         model = pyo.ConcreteModel(name=f"{problem.name}.{self.name}")
-        with _building():
+        with building():
             for part in (self.add_variables, *self.parts):
                 before_part(part.__name__)
                 part(model, reduction)
@@ -84,7 +91,7 @@ class Formulation:
 
 
 @contextlib.contextmanager
-def _building() -> Iterator[None]:
+def building() -> Iterator[None]:
     """No cyclic garbage collection, and no word from Pyomo.
 
     A model is all live objects, and walking them doubles the time to build it. And Pyomo prints on
@@ -137,8 +144,9 @@ def encode_assignment(problem: LayerProblem, data: MilpData, assignment: Assignm
     """Column values of an assignment with its messages filled in."""
     worker, sent = assignment.worker, assignment.sent
     assert sent is not None
+    load = problem.load // load_units(problem)
     held_PK = np.zeros_like(problem.capacity)
-    np.add.at(held_PK, worker, problem.load)
+    np.add.at(held_PK, worker, load)
     rest = problem.gain == 0
 
     def value(family: str, index: Any) -> float:
@@ -153,7 +161,7 @@ def encode_assignment(problem: LayerProblem, data: MilpData, assignment: Assignm
             return float(held_PK[index])
         if family == "y_rest":
             j, p, k = index
-            return 0.0 if sent[j, p] else float(problem.load[(worker == p) & rest[:, j], k].sum())
+            return 0.0 if sent[j, p] else float(load[(worker == p) & rest[:, j], k].sum())
         raise KeyError(family)
 
     return np.array([value(family, index) for family, index in data.columns], dtype=np.float64)

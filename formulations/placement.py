@@ -2,64 +2,95 @@ r"""Models of the placement alone: where neurons can sit, whatever the messages.
 
     \min \sum_{ip} c_{ip} x_{ip}   subject to rows (1) and (3) of the textbook formulation
 
-and its elastic form, in which every load row may be missed at a cost.
+and its elastic form, in which every load row may be missed at a cost. As arrays, without Pyomo: they
+are solved hundreds of times within one heuristic.
+
+Shapes: N neurons, P workers, K resources. Column i·P + p is x[i, p]; load rows come by worker, then resource.
 """
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
-import pyomo.environ as pyo
+import scipy.sparse
 from numpy.typing import NDArray
 
-from formulations import textbook
-from formulations.presolve import unreduced
+from formulations.loads import load_units
+from formulations.milp import FloatArray, MilpData
 from formulations.problem import LayerProblem
-from formulations.textbook import linear
+
+IntArray = NDArray[np.int64]
+
+#: Shares of a need are counted in this many parts: fine enough to compare, and sums stay in int64.
+_SHARES = 2**30
 
 
-def placement_model(problem: LayerProblem, cost_NP: NDArray[np.int64]) -> Any:
-    """The cheapest placement for costs c_ip."""
-    model = _placement_variables(problem)
-    textbook.one_worker(model, unreduced(problem))
-    textbook.load_rows(model, unreduced(problem))
-    costs = [int(cost_NP[i, p]) for i, p in model.x]
-    model.objective = pyo.Objective(expr=linear(costs, model.x.values()), sense=pyo.minimize)
-    return model
+def placement_data(problem: LayerProblem, cost_NP: IntArray) -> MilpData:
+    """The cheapest placement for costs c_ip; loads in `load_units`."""
+    unit_K = load_units(problem)
+    most = np.minimum(problem.capacity, problem.load.sum(axis=0)) // unit_K
+    return _data(problem, cost_NP, problem.load // unit_K, -(-problem.min_load // unit_K), most)
 
 
-def shortfall_model(problem: LayerProblem) -> Any:
-    """The placement that misses the load ranges by the least in total; `over` and `under` say where."""
-    model = _placement_variables(problem)
-    textbook.one_worker(model, unreduced(problem))
-    index = [(p, k) for p in range(problem.num_workers) for k in range(problem.num_resources)]
-    model.over = pyo.Var(index, domain=pyo.NonNegativeReals)
-    model.under = pyo.Var(index, domain=pyo.NonNegativeReals)
-    neurons = range(problem.num_neurons)
+def shortfall_data(problem: LayerProblem) -> MilpData:
+    """The placement that misses the load ranges by the least in total; columns `over` and `under` say where."""
+    num_neurons, num_rows = problem.num_neurons, problem.capacity.size
+    no_cost = np.zeros((num_neurons, problem.num_workers), dtype=np.int64)
+    plain = _data(problem, no_cost, problem.load, problem.min_load, problem.capacity)
+    one_worker, held = plain.matrix[:num_neurons], plain.matrix[num_neurons:]
+    slack = scipy.sparse.eye(num_rows)
+    # held − over is at most the capacity; held + under at least the least load.
+    matrix = scipy.sparse.bmat([[one_worker, None, None], [held, -slack, None], [held, None, slack]])
+    ones, unbounded = np.ones(num_neurons), np.full(num_rows, np.inf)
+    # In shares of what the neurons need in all, so that a byte does not count as much as a neuron.
+    total_K = problem.load.sum(axis=0)
+    share = np.tile(np.maximum(1, _SHARES // np.maximum(1, total_K)), problem.num_workers)
+    most = (total_K + problem.min_load).ravel()
+    index = list(np.ndindex(problem.capacity.shape))
+    return MilpData(
+        cost=np.concatenate([plain.cost, share, share]),
+        offset=0,
+        matrix=scipy.sparse.csr_matrix(matrix),
+        row_lower=np.concatenate([ones, -unbounded, problem.min_load.ravel()]),
+        row_upper=np.concatenate([ones, problem.capacity.ravel(), unbounded]),
+        col_lower=np.zeros(plain.num_columns + 2 * num_rows),
+        col_upper=np.concatenate([plain.col_upper, most, most]),
+        integer=np.ones(plain.num_columns + 2 * num_rows, dtype=bool),
+        columns=(*plain.columns, *(("over", pk) for pk in index), *(("under", pk) for pk in index)),
+        rows=(*plain.rows[:num_neurons], *(("at_most", pk) for pk in index), *(("at_least", pk) for pk in index)),
+    )
 
-    def at_most(model: Any, p: int, k: int) -> Any:
-        coefficients, terms = problem.load[:, k].tolist(), [model.x[i, p] for i in neurons]
-        return (None, linear([*coefficients, -1], [*terms, model.over[p, k]]), int(problem.capacity[p, k]))
 
-    def at_least(model: Any, p: int, k: int) -> Any:
-        coefficients, terms = problem.load[:, k].tolist(), [model.x[i, p] for i in neurons]
-        return (int(problem.min_load[p, k]), linear([*coefficients, 1], [*terms, model.under[p, k]]), None)
+def _data(
+    problem: LayerProblem, cost_NP: IntArray, load_NK: IntArray, least_PK: IntArray, most_PK: IntArray
+) -> MilpData:
+    num_neurons, num_workers = cost_NP.shape
+    one_worker = scipy.sparse.kron(scipy.sparse.eye(num_neurons), np.ones((1, num_workers)))
+    # Row (p, k), column (i, q): r_ik where q = p.
+    held = scipy.sparse.kron(load_NK.T[None, :, :].reshape(-1, num_neurons), scipy.sparse.eye(num_workers))
+    order = np.arange(held.shape[0]).reshape(-1, num_workers).T.ravel()  # kron's rows come by resource, then worker
+    matrix = scipy.sparse.csr_matrix(scipy.sparse.vstack([one_worker, scipy.sparse.csr_matrix(held)[order]]))
+    ones = np.ones(num_neurons)
+    columns: list[tuple[str, Any]] = [("x", ip) for ip in np.ndindex(cost_NP.shape)]
+    rows: list[tuple[str, Any]] = [("one_worker", i) for i in range(num_neurons)]
+    rows += [("load_rows", pk) for pk in np.ndindex(least_PK.shape)]
+    return MilpData(
+        cost=cost_NP.ravel().astype(np.float64),
+        offset=0,
+        matrix=matrix,
+        row_lower=np.concatenate([ones, least_PK.ravel()]),
+        row_upper=np.concatenate([ones, most_PK.ravel()]),
+        col_lower=np.zeros(cost_NP.size),
+        col_upper=np.ones(cost_NP.size),
+        integer=np.ones(cost_NP.size, dtype=bool),
+        columns=tuple(columns),
+        rows=tuple(rows),
+    )
 
-    model.at_most = pyo.Constraint(index, rule=at_most)
-    model.at_least = pyo.Constraint(index, rule=at_least)
-    # In shares of what the neurons need in all, so that a byte does not count as much as a neuron; as integers.
-    needs = [max(1, total) for total in problem.load.sum(axis=0).tolist()]
-    share = [math.lcm(*needs) // need for need in needs]
-    misses = [(variable, share[k]) for family in (model.over, model.under) for (_, k), variable in family.items()]
-    variables, costs = zip(*misses, strict=True)
-    model.objective = pyo.Objective(expr=linear(costs, variables), sense=pyo.minimize)
-    return model
 
-
-def _placement_variables(problem: LayerProblem) -> Any:
-    model = pyo.ConcreteModel(name=f"{problem.name}.placement")
-    index = [(i, p) for i in range(problem.num_neurons) for p in range(problem.num_workers)]
-    model.x = pyo.Var(index, domain=pyo.Binary)
-    return model
+def placement_of(problem: LayerProblem, values: FloatArray) -> IntArray:
+    """The worker of each neuron in a solution's column values."""
+    x_NP = values[: problem.num_neurons * problem.num_workers].reshape(problem.num_neurons, problem.num_workers)
+    worker: IntArray = x_NP.argmax(axis=1).astype(np.int64)
+    return worker

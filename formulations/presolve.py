@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from formulations.loads import load_ranges
+from formulations.loads import load_ranges, load_units
 from formulations.problem import LayerProblem
 
 IntArray = NDArray[np.int64]
@@ -25,14 +25,15 @@ BoolArray = NDArray[np.bool_]
 
 @dataclass(frozen=True, eq=False)
 class Reduction:
-    """A problem with the known pairs taken out: F(x) = constant + Σ place_cost x + Σ over free pairs of min(t, g·x).
+    """A problem with what is known taken out: F(x) = constant + Σ place_cost x + Σ over free pairs of min(t, g·x).
 
     Attributes:
         problem: what was reduced.
-        constant: C0 and the sends of pairs that always cost t.
-        place_cost: N×P; e_ip and the gains of pairs that are never sent.
+        constant: C0, the sends of pairs that always cost t, and each neuron's cheapest place.
+        place_cost: N×P, ≥ 0 with a 0 in every row; e_ip and the gains of pairs that are never sent.
         free: M×P; the pairs left.
         always: M×P; the pairs that cost t whatever the placement.
+        load, least, most: N×K, P×K, P×K; rows (3) in `load_units`.
     """
 
     problem: LayerProblem
@@ -40,24 +41,51 @@ class Reduction:
     place_cost: IntArray
     free: BoolArray
     always: BoolArray
+    load: IntArray
+    least: IntArray
+    most: IntArray
 
 
 def unreduced(problem: LayerProblem) -> Reduction:
-    """Every remote pair is free."""
+    """Every remote pair is free, and the load ranges are as given."""
     nowhere = np.zeros_like(problem.remote)
-    return Reduction(problem, problem.base_cost, problem.place_cost, problem.remote, nowhere)
+    ranges = (problem.min_load, np.minimum(problem.capacity, problem.load.sum(axis=0)))
+    return _reduction(problem, 0, problem.place_cost, problem.remote, nowhere, ranges)
 
 
 def presolve(problem: LayerProblem) -> Reduction:
-    """Take out the pairs that are known. Only where rows (1)–(3) alone bind and messages cost as in `inputs`."""
-    least, most = _gain_ranges(problem)
-    always = problem.remote & (least >= problem.send_cost)
-    never = problem.remote & ~always & (most <= problem.send_cost)
+    """Take out the pairs that are known, and tighten the load ranges.
+
+    Only where rows (1)–(3) alone bind and messages cost as in `inputs`.
+    """
+    fewest, largest = _gain_ranges(problem)
+    always = problem.remote & (fewest >= problem.send_cost)
+    never = problem.remote & ~always & (largest <= problem.send_cost)
     place_cost = problem.place_cost.copy()
     for p in range(problem.num_workers):
         place_cost[:, p] += problem.gain[:, never[:, p]].sum(axis=1)
-    constant = problem.base_cost + int(problem.send_cost[always].sum())
-    return Reduction(problem, constant, place_cost, problem.remote & ~always & ~never, always)
+    sends = int(problem.send_cost[always].sum())
+    free = problem.remote & ~always & ~never
+    return _reduction(problem, sends, place_cost, free, always, load_ranges(problem))
+
+
+def _reduction(
+    problem: LayerProblem,
+    sends: int,
+    place_cost: IntArray,
+    free: BoolArray,
+    always: BoolArray,
+    ranges: tuple[IntArray, IntArray],
+) -> Reduction:
+    # What a neuron pays wherever it sits is no part of the choice. Left in, place costs that cancel
+    # against the constant would drown everything else in a solver's tolerances.
+    cheapest = place_cost.min(axis=1, keepdims=True)
+    constant = problem.base_cost + sends + int(cheapest.sum())
+    unit = load_units(problem)
+    least, most = ranges
+    return Reduction(
+        problem, constant, place_cost - cheapest, free, always, problem.load // unit, -(-least // unit), most // unit
+    )
 
 
 def _gain_ranges(problem: LayerProblem) -> tuple[IntArray, IntArray]:

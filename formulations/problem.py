@@ -201,16 +201,20 @@ class LayerProblem:
         """Bytes per example of direct parallel execution: every input to every other worker."""
         return int(self.input_bytes.sum()) * (self.num_workers - 1)
 
+    @functools.cached_property
+    def message_rules(self) -> tuple[str, ...]:
+        """What binds the choice of messages beyond rows (1)–(3), by field."""
+        limits = ("ingress_capacity", "egress_capacity", "link_capacity", "kept_weight_capacity")
+        rules = [key for key in limits if bool(np.any(getattr(self, key) != NO_LIMIT))]
+        rules += [key for key in ("error_budget", "traffic_budget") if getattr(self, key) is not None]
+        if self.objective != "weighted":
+            rules.append(f"objective {self.objective!r}")
+        return tuple(rules)
+
     @property
     def messages_follow_placement(self) -> bool:
         """Only rows (1)–(3) bind, so the best messages follow from the placement (docs/design.md, Reduced forms)."""
-        limits = (self.ingress_capacity, self.egress_capacity, self.kept_weight_capacity, self.link_capacity)
-        return (
-            self.objective == "weighted"
-            and self.error_budget is None
-            and self.traffic_budget is None
-            and all(bool(np.all(limit == NO_LIMIT)) for limit in limits)
-        )
+        return not self.message_rules
 
     @functools.cached_property
     def digest(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,15 +53,18 @@ def choose_scale(totals: Iterable[float]) -> float:
     return math.ldexp(1.0, min(TOTAL_LIMIT_LOG2 - math.frexp(largest)[1], 1000))
 
 
-def round_costs(name: str, cost: NDArray[np.float64], scale: float) -> tuple[IntArray, NDArray[np.float64], int]:
-    """Integers, the absolute rounding error of each entry in the caller's unit, and how many became 0.
+def round_costs(name: str, cost: NDArray[Any], scale: float) -> tuple[IntArray, NDArray[np.float64], int]:
+    """Integers, a bound on each entry's rounding error in the caller's unit, and how many entries became 0.
 
     Raises:
         InputError: a whole array that was not 0 became 0.
     """
-    scaled = cost * scale
+    scaled = cost.astype(np.float64) * scale
     rounded = np.rint(scaled)
     error = np.abs(rounded - scaled) / scale
+    if cost.dtype.kind == "i":
+        # Beyond 2^53 an integer was rounded on its way to float64 already.
+        error += np.where(np.abs(scaled) / scale >= 2.0**53, np.abs(scaled) / scale * 2.0**-53, 0.0)
     zeroed = int(np.count_nonzero((rounded == 0) & (cost != 0)))
     if zeroed and not rounded.any():
         raise InputError(

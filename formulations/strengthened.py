@@ -25,17 +25,15 @@ import numpy as np
 import pyomo.environ as pyo
 
 from formulations import textbook
-from formulations.loads import load_ranges
 from formulations.mip_model import Formulation, free_pairs, gains
 from formulations.presolve import Reduction, presolve
-from formulations.problem import LayerProblem
 from formulations.textbook import linear
 
 
 def add_variables(model: Any, reduction: Reduction) -> None:
     """The textbook's, held (worker, resource) within its range, and y_rest (input, worker, resource)."""
     textbook.add_variables(model, reduction)
-    lo, hi, rest = _tables(reduction.problem)
+    lo, hi, rest = _tables(reduction)
     workers, resources = range(reduction.problem.num_workers), range(reduction.problem.num_resources)
     model.held = pyo.Var(workers, resources, bounds=lambda model, p, k: (lo[p][k], hi[p][k]))
     index = [(j, p, k) for j, p, k in _pairs_and_resources(reduction) if rest[j][k] > 0]
@@ -47,8 +45,8 @@ def held_rows(model: Any, reduction: Reduction) -> None:
     problem = reduction.problem
 
     def row(model: Any, p: int, k: int) -> Any:
-        neurons = np.flatnonzero(problem.load[:, k]).tolist()
-        loads = problem.load[neurons, k].tolist()
+        neurons = np.flatnonzero(reduction.load[:, k]).tolist()
+        loads = reduction.load[neurons, k].tolist()
         return (0, linear([1, *(-r for r in loads)], [model.held[p, k], *(model.x[i, p] for i in neurons)]), 0)
 
     model.held_rows = pyo.Constraint(range(problem.num_workers), range(problem.num_resources), rule=row)
@@ -74,8 +72,8 @@ def lost_only_if_unsent(model: Any, reduction: Reduction) -> None:
 
 def rest_rows(model: Any, reduction: Reduction) -> None:
     """(2), (2a) and (2b) summed over the neurons that gain nothing from the input."""
-    gain, load = gains(reduction.problem), reduction.problem.load.tolist()
-    _, hi, rest = _tables(reduction.problem)
+    gain, load = gains(reduction.problem), reduction.load.tolist()
+    _, hi, rest = _tables(reduction)
 
     def held_by_rest(model: Any, j: int, p: int, k: int) -> tuple[list[int], list[Any]]:
         """Σ_{i: g_ij = 0} r_ik x_ip, as held minus the others, which are few in a sparse layer."""
@@ -102,8 +100,8 @@ def rest_rows(model: Any, reduction: Reduction) -> None:
 
 def load_times_unsent(model: Any, reduction: Reduction) -> None:
     """(3a): the load row multiplied by 1 − u."""
-    lo, hi, _ = _tables(reduction.problem)
-    lost_load = _lost_load(model, reduction.problem)
+    lo, hi, _ = _tables(reduction)
+    lost_load = _lost_load(model, reduction)
 
     def at_least(model: Any, j: int, p: int, k: int) -> Any:
         coefficients, terms = lost_load(j, p, k)
@@ -119,8 +117,8 @@ def load_times_unsent(model: Any, reduction: Reduction) -> None:
 
 def load_times_sent(model: Any, reduction: Reduction) -> None:
     """(3b): the load row multiplied by u."""
-    lo, hi, _ = _tables(reduction.problem)
-    lost_load = _lost_load(model, reduction.problem)
+    lo, hi, _ = _tables(reduction)
+    lost_load = _lost_load(model, reduction)
 
     def load_present(model: Any, j: int, p: int, k: int, bound: int) -> Any:
         """Σ_i r_ik (x_ip − y_ijp) − bound · u_jp."""
@@ -141,9 +139,9 @@ def _pairs_and_resources(reduction: Reduction) -> list[tuple[int, int, int]]:
     return [(j, p, k) for j, p in free_pairs(reduction) for k in range(reduction.problem.num_resources)]
 
 
-def _lost_load(model: Any, problem: LayerProblem) -> Callable[[int, int, int], tuple[list[int], list[Any]]]:
+def _lost_load(model: Any, reduction: Reduction) -> Callable[[int, int, int], tuple[list[int], list[Any]]]:
     """(j, p, k) → coefficients and variables of Σ_i r_ik y_ijp, the neurons without a gain as one term."""
-    gain, load = gains(problem), problem.load.tolist()
+    gain, load = gains(reduction.problem), reduction.load.tolist()
 
     def terms_of(j: int, p: int, k: int) -> tuple[list[int], list[Any]]:
         neurons = [i for i in gain[j] if load[i][k]]
@@ -155,11 +153,10 @@ def _lost_load(model: Any, problem: LayerProblem) -> Callable[[int, int, int], t
     return terms_of
 
 
-def _tables(problem: LayerProblem) -> tuple[list[list[int]], list[list[int]], list[list[int]]]:
+def _tables(reduction: Reduction) -> tuple[list[list[int]], list[list[int]], list[list[int]]]:
     """lo and hi (P×K), and the load of the neurons that gain nothing from input j (M×K)."""
-    lo, hi = load_ranges(problem)
-    rest = (problem.gain == 0).T.astype(np.int64) @ problem.load
-    return lo.tolist(), hi.tolist(), rest.tolist()
+    rest = (reduction.problem.gain == 0).T.astype(np.int64) @ reduction.load
+    return reduction.least.tolist(), reduction.most.tolist(), rest.tolist()
 
 
 STRENGTHENED = Formulation(

@@ -2,7 +2,7 @@ r"""The plain MIP of a layer problem with `inputs` communication.
 
 z is eliminated: y_ijp ≥ 0 says that worker p holds neuron i without input j, and carries the gain lost.
 
-    \min  C_0 + \sum_{ip} e_{ip} x_{ip} + \sum_{j, p \ne o(j)} t_{jp} u_{jp} + \sum_{ijp} \min(g_{ij}, t_{jp}) y_{ijp}
+    \min  C_0 + \sum_{ip} e_{ip} x_{ip} + \sum_{j, p \ne o(j)} t_{jp} u_{jp} + \sum_{ijp} g_{ij} y_{ijp}
     (1)   \sum_p x_{ip} = 1
     (2)   y_{ijp} \ge x_{ip} - u_{jp}                        p \ne o(j),\ g_{ij} > 0
     (3)   min_{pk} \le \sum_i r_{ik} x_{ip} \le R_{pk}
@@ -34,18 +34,21 @@ def add_variables(model: Any, reduction: Reduction) -> None:
 
 
 def objective(model: Any, reduction: Reduction) -> None:
-    """The constant, placement, sends and lost gains, none counted for more than its send.
+    """Placement, sends and lost gains. The constant is left to `MilpData.offset`, which is exact.
 
-    min(t, Σ g) = min(t, Σ min(g, t)). For equal loads the LP bound stays as it is, and a hard edge's gain of
-    millions beside a send of 1 would drown in a solver's tolerances.
+    Where all loads of a resource are equal no gain counts for more than its send: min(t, Σ g) =
+    min(t, Σ min(g, t)), the LP bound stays as it is, and a hard edge's gain of millions beside a send
+    of 1 does not drown in a solver's tolerances. For unequal loads it could cost two thirds of the
+    strengthened LP bound.
     """
     place, send = reduction.place_cost.tolist(), reduction.problem.send_cost.tolist()
     gain = gains(reduction.problem)
+    equal_loads = bool(np.all(reduction.load == reduction.load[0]))
     variables = [*model.x.values(), *model.u.values(), *model.y.values()]
     costs = [place[i][p] for i, p in model.x]
     costs += [send[j][p] for j, p in model.u]
-    costs += [min(gain[j][i], send[j][p]) for i, j, p in model.y]
-    model.objective = pyo.Objective(expr=linear(costs, variables, reduction.constant), sense=pyo.minimize)
+    costs += [min(gain[j][i], send[j][p]) if equal_loads else gain[j][i] for i, j, p in model.y]
+    model.objective = pyo.Objective(expr=linear(costs, variables), sense=pyo.minimize)
 
 
 def one_worker(model: Any, reduction: Reduction) -> None:
@@ -63,12 +66,12 @@ def load_rows(model: Any, reduction: Reduction) -> None:
     problem = reduction.problem
 
     def row(model: Any, p: int, k: int) -> Any:
-        neurons = np.flatnonzero(problem.load[:, k]).tolist()
-        least, most = int(problem.min_load[p, k]), int(problem.capacity[p, k])
+        neurons = np.flatnonzero(reduction.load[:, k]).tolist()
+        least, most = int(reduction.least[p, k]), int(reduction.most[p, k])
         if not neurons or least > most:
             # Pyomo takes no rows that are impossible on their face; x ≥ 2 is one that it cannot see.
             return pyo.Constraint.Feasible if least <= 0 <= most else (2, linear([1], [model.x[0, p]]), None)
-        return (least, linear(problem.load[neurons, k].tolist(), [model.x[i, p] for i in neurons]), most)
+        return (least, linear(reduction.load[neurons, k].tolist(), [model.x[i, p] for i in neurons]), most)
 
     model.load_rows = pyo.Constraint(range(problem.num_workers), range(problem.num_resources), rule=row)
 
@@ -82,11 +85,11 @@ def lost_unless_sent(model: Any, reduction: Reduction) -> None:
     model.lost_unless_sent = pyo.Constraint(model.y.index_set(), rule=row)
 
 
-def linear(coefficients: Any, variables: Any, constant: float = 0) -> Any:
-    """Σ coefficient · variable + constant, without building an expression tree."""
+def linear(coefficients: Any, variables: Any) -> Any:
+    """Σ coefficient · variable, without building an expression tree."""
     from pyomo.core.expr.numeric_expr import LinearExpression
 
-    return LinearExpression(constant=constant, linear_coefs=list(coefficients), linear_vars=list(variables))
+    return LinearExpression(linear_coefs=list(coefficients), linear_vars=list(variables))
 
 
 TEXTBOOK = Formulation("textbook", add_variables, (objective, one_worker, load_rows, lost_unless_sent))

@@ -7,7 +7,10 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Integral, Real
 from typing import Protocol
+
+import psutil
 
 from formulations.assignment import Assignment
 from formulations.constraints import Constraint
@@ -52,11 +55,16 @@ class MissingPackageError(InputError):
 
 
 class StoppedError(Exception):
-    """A step inside a solver was stopped by a limit; the solver answers with what it has."""
+    """A step inside a solver was stopped by a limit; the solver answers with what it has.
 
-    def __init__(self, limit: Limit) -> None:
-        super().__init__(limit.value)
-        self.limit = limit
+    Attributes:
+        limit: which.
+        messages: for people: what was left undone, and what would help.
+    """
+
+    def __init__(self, limit: Limit, *messages: str) -> None:
+        super().__init__(limit.value, *messages)
+        self.limit, self.messages = limit, messages
 
 
 #: What ends a run early, from inside: a limit, or Ctrl-C.
@@ -66,11 +74,6 @@ STOPS = (StoppedError, KeyboardInterrupt)
 def limit_of(stop: BaseException) -> Limit:
     """The limit that one of `STOPS` stands for."""
     return stop.limit if isinstance(stop, StoppedError) else Limit.INTERRUPT
-
-
-#: OPTIMAL leaves no more than this between the bounds, relative to the objective. Solvers in exact
-#: arithmetic leave nothing.
-OPTIMAL_TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -90,12 +93,20 @@ class SolveLimits:
     gap: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("seconds", "memory_bytes", "nodes"):
+        for name, kind, what in (
+            ("seconds", Real, "a number"),
+            ("memory_bytes", Integral, "a whole number"),
+            ("nodes", Integral, "a whole number"),
+        ):
             value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and value > 0):
-                raise InputError(f"limit {name} is {value}; give a number > 0, or none")
-        if not (math.isfinite(self.gap) and self.gap >= 0):
-            raise InputError(f"limit gap is {self.gap}; give a number >= 0")
+            if value is not None and not (_is_number(value, kind) and value > 0):
+                raise InputError(f"limit {name} is {value!r}; give {what} > 0, or none")
+        if not (_is_number(self.gap, Real) and self.gap >= 0):
+            raise InputError(f"limit gap is {self.gap!r}; give a number >= 0")
+
+
+def _is_number(value: object, kind: type) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool) and math.isfinite(value)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -160,10 +171,10 @@ class SolveResult:
             raise SolverError(f"{where}: bound {self.dual_bound} proved by {self.bound_proved_by}")
         if self.termination is Termination.INFEASIBLE and not (math.isinf(self.dual_bound) and self.messages):
             raise SolverError(f"{where}: an infeasible problem has no bound and must say what is short")
-        if self.termination is Termination.OPTIMAL and self.limit is not None:
-            raise SolverError(f"{where}: OPTIMAL, yet stopped by {self.limit.value}")
-        closed = self.gap is not None and self.gap <= OPTIMAL_TOLERANCE
-        if self.termination is Termination.OPTIMAL and not closed:
+        proved = self.termination in (Termination.OPTIMAL, Termination.INFEASIBLE)
+        if proved and self.limit is not None:
+            raise SolverError(f"{where}: {self.termination.value}, yet stopped by {self.limit.value}")
+        if self.termination is Termination.OPTIMAL and self.dual_bound != self.primal_bound:
             raise SolverError(f"{where}: OPTIMAL, yet its bounds are {self.dual_bound} and {self.primal_bound}")
 
     @property
@@ -222,7 +233,7 @@ def refuse_unsupported(solver: Solver, problem: LayerProblem, constraints: Seque
 
 
 class Stopwatch:
-    """Seconds since it was made, against the time limit."""
+    """Seconds since it was made, against the limits of time and memory."""
 
     def __init__(self, limits: SolveLimits) -> None:
         self._start = time.perf_counter()
@@ -239,8 +250,20 @@ class Stopwatch:
         return max(0.0, seconds - self.elapsed)
 
     @property
-    def expired(self) -> bool:
-        return self.remaining == 0.0
+    def limit_reached(self) -> Limit | None:
+        """The limit of time or memory that is used up, if one is."""
+        if self.remaining == 0.0:
+            return Limit.TIME
+        most = self._limits.memory_bytes
+        if most is not None and psutil.Process().memory_info().rss > most:
+            return Limit.MEMORY
+        return None
+
+    def check(self, *messages: str) -> None:
+        """Raises StoppedError where a limit is reached, with the messages."""
+        limit = self.limit_reached
+        if limit is not None:
+            raise StoppedError(limit, *messages)
 
     def limits_left(self, share: float = 1.0) -> SolveLimits:
         """The same limits with a share of the time that is left, at least 0.1 s."""
@@ -267,9 +290,9 @@ def heuristic_result(
     evaluation: Evaluation | None,
     watch: Stopwatch,
     trajectory: Trajectory,
-    limit: Limit | None = None,
+    stop: BaseException | None = None,
 ) -> SolveResult:
-    """The answer of a solver that proves no bound."""
+    """The answer of a solver that proves no bound, stopped by one of `STOPS` or not at all."""
     return SolveResult(
         solver=solver.name,
         problem_name=problem.name,
@@ -278,7 +301,8 @@ def heuristic_result(
         bound_proved_by=None,
         termination=Termination.NO_SOLUTION_FOUND if evaluation is None else Termination.FEASIBLE,
         seconds=watch.elapsed,
-        limit=limit,
+        limit=None if stop is None else limit_of(stop),
+        messages=stop.messages if isinstance(stop, StoppedError) else (),
         trajectory=tuple(trajectory.steps),
     )
 

@@ -18,7 +18,7 @@ from formulations.constraints import Constraint
 from formulations.evaluation import Evaluation, evaluate
 from formulations.problem import LayerProblem
 from solvers.base import (
-    Limit,
+    STOPS,
     Report,
     SolveLimits,
     SolveResult,
@@ -61,23 +61,18 @@ class BruteForce:
         refuse_unsupported(self, problem, constraints)
         watch = Stopwatch(limits)
         best: Evaluation | None = None
-        limit: Limit | None = None
         trajectory = Trajectory(watch, report)
         try:
             for assignment in _assignments(problem, constraints):
-                if watch.expired:
-                    limit = Limit.TIME
-                    break
+                watch.check()
                 found = evaluate(problem, assignment, constraints)
                 if found.feasible and (best is None or found.objective < best.objective):
                     best = found
                     trajectory.note(best.objective)
-        except KeyboardInterrupt:
-            limit = Limit.INTERRUPT
-        if limit is not None:
-            return heuristic_result(self, problem, best, watch, trajectory, limit)
-        if best is None:
-            return infeasible_result(self, problem, watch, self._shortage(problem, constraints))
+            if best is None:
+                return infeasible_result(self, problem, watch, self._shortage(problem, constraints, watch))
+        except STOPS as stop:
+            return heuristic_result(self, problem, best, watch, trajectory, stop)
         return SolveResult(
             solver=self.name,
             problem_name=problem.name,
@@ -89,9 +84,9 @@ class BruteForce:
             trajectory=tuple(trajectory.steps),
         )
 
-    def _shortage(self, problem: LayerProblem, constraints: Sequence[Constraint]) -> tuple[str, ...]:
+    def _shortage(self, problem: LayerProblem, constraints: Sequence[Constraint], watch: Stopwatch) -> tuple[str, ...]:
         if next(_placements(problem), None) is None:
-            return explain_infeasible(problem)
+            return explain_infeasible(problem, watch.limits_left())
         rules = ["the limits, the budgets", *(repr(constraint.name) for constraint in constraints)]
         return (f"placements fit the load ranges, but none satisfies {' and '.join(rules)}",)
 

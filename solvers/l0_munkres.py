@@ -17,16 +17,14 @@ from formulations.evaluation import Evaluation, evaluate
 from formulations.problem import LayerProblem
 from solvers.base import (
     STOPS,
-    Limit,
     Report,
     SolveLimits,
+    SolverError,
     SolveResult,
-    StoppedError,
     Stopwatch,
     Trajectory,
     heuristic_result,
     infeasible_result,
-    limit_of,
     refuse_unsupported,
     silent,
 )
@@ -92,22 +90,22 @@ class Alternation:
         refuse_unsupported(self, problem, constraints)
         watch = Stopwatch(limits)
         best: Evaluation | None = None
-        limit: Limit | None = None
+        stopped: BaseException | None = None
         trajectory = Trajectory(watch, report)
         try:
             for number, cost_NP in enumerate(self._start_costs(problem)):
-                if best is not None and watch.expired:
-                    raise StoppedError(Limit.TIME)
+                if best is not None:
+                    watch.check()
                 worker = place(problem, cost_NP, watch.limits_left())
                 if worker is None:
-                    return infeasible_result(self, problem, watch, explain_infeasible(problem))
+                    return infeasible_result(self, problem, watch, explain_infeasible(problem, watch.limits_left()))
                 for found in self._descend(problem, worker, watch):
                     if best is None or found.objective < best.objective:
                         best = found
                         trajectory.note(best.objective, message=f"start {number}")
         except STOPS as stop:
-            limit = limit_of(stop)
-        return heuristic_result(self, problem, best, watch, trajectory, limit)
+            stopped = stop
+        return heuristic_result(self, problem, best, watch, trajectory, stopped)
 
     def _start_costs(self, problem: LayerProblem) -> Iterator[IntArray]:
         yield separable_cost(problem)
@@ -120,12 +118,12 @@ class Alternation:
         while True:
             found = evaluate(problem, Assignment(worker))
             yield found
-            if watch.expired:
-                raise StoppedError(Limit.TIME)
+            watch.check()
             sent = found.assignment.sent
             assert sent is not None
             worker_next = place(problem, cost_given_sent(problem, sent), watch.limits_left())
-            assert worker_next is not None  # `worker` itself fits
+            if worker_next is None:
+                raise SolverError(f"problem {problem.name!r}: an assignment step lost a placement that fits; report it")
             after = evaluate(problem, Assignment(worker_next, sent=sent))
             if after.objective >= found.objective:
                 return

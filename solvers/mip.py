@@ -10,41 +10,36 @@ import numpy as np
 
 from formulations.assignment import Assignment
 from formulations.constraints import Constraint
-from formulations.evaluation import Evaluation, evaluate, relative_gap
-from formulations.loads import shortages
-from formulations.milp import MilpData, compile_model
+from formulations.evaluation import Evaluation, evaluate
+from formulations.loads import load_ranges, load_units
+from formulations.milp import MilpData
 from formulations.mip_model import Formulation, encode_assignment
 from formulations.problem import LayerProblem
 from solvers.backend import MilpBackend, MilpResult, MilpStatus
 from solvers.base import (
-    OPTIMAL_TOLERANCE,
+    STOPS,
     ContradictionError,
     Limit,
     Report,
     SolveLimits,
     Solver,
     SolveResult,
+    StoppedError,
     Stopwatch,
     Termination,
     Trajectory,
     infeasible_result,
+    limit_of,
     refuse_unsupported,
     silent,
 )
 from solvers.placement import explain_infeasible
 
-#: A backend works in floating point. Its bound is trusted up to 1e-9 of itself plus its resolution, which
-#: keeps integers below 10^8 exact where costs are moderate. Rows, and claims that contradict what is
-#: known, are allowed one millionth.
-BOUND_TOLERANCE = 1e-9
-CLAIM_TOLERANCE = 1e-6
 #: Pyomo builds and compiles at least this many y variables a second; a model that would outlast the
 #: time limit is not begun.
 _Y_PER_SECOND = 12_000
-
-
-class _OutOfTimeError(Exception):
-    """The model is not worth finishing: the time limit is over, or would be."""
+#: Loads are integers, so rounding a solution may change what a worker holds by less than this.
+_WORST_ROUNDING = 0.5
 
 
 @dataclass(frozen=True)
@@ -65,6 +60,12 @@ class MipSolver:
     def why_not(self, problem: LayerProblem, constraints: Sequence[Constraint] = ()) -> str | None:
         if constraints:
             return f"it does not honour custom constraints yet ({constraints[0].name!r})"
+        total = (problem.load.sum(axis=0) // load_units(problem)).max(initial=0)
+        if total * self.backend.integrality >= _WORST_ROUNDING:
+            return (
+                f"the neurons' loads add up to {total} of their common unit, and {self.backend.name} is exact to "
+                f"{_WORST_ROUNDING / self.backend.integrality:.3g} only; use cp-sat, or loads in a coarser unit"
+            )
         return self.formulation.why_not(problem)
 
     def solve(
@@ -84,26 +85,17 @@ class MipSolver:
         refuse_unsupported(self, problem, constraints)
         self.backend.version()
         run = _Run(self, problem, limits, report)
-        if shortages(problem):
-            return infeasible_result(self, problem, run.watch, shortages(problem))
         try:
-            if self.starter is not None:
-                start = self.starter.solve(problem, limits=run.watch.limits_left(share=0.2))
-                if start.termination is Termination.INFEASIBLE:
-                    return infeasible_result(self, problem, run.watch, start.messages)
-                run.best = start.evaluation
-                run.note(-math.inf, f"start by {self.starter.name}")
-                if start.limit is Limit.INTERRUPT:
-                    raise KeyboardInterrupt
+            shortage = run.begin()
+            if shortage:
+                return infeasible_result(self, problem, run.watch, shortage)
             data = run.compiled()
             values = None if run.best is None else encode_assignment(problem, data, run.best.assignment)
             answer = self.backend.solve(data, values, run.watch.limits_left(), run.heard)
-        except _OutOfTimeError as stop:
-            return run.result(Limit.TIME, (str(stop),))
-        except KeyboardInterrupt:
-            return run.result(Limit.INTERRUPT)
-        if answer.status is MilpStatus.INFEASIBLE and run.best is None:
-            return infeasible_result(self, problem, run.watch, explain_infeasible(problem))
+            if answer.status is MilpStatus.INFEASIBLE and run.best is None:
+                return infeasible_result(self, problem, run.watch, explain_infeasible(problem, run.watch.limits_left()))
+        except STOPS as stop:
+            return run.result(limit_of(stop), stop.messages if isinstance(stop, StoppedError) else ())
         run.take(answer, data)
         return run.result(answer.limit)
 
@@ -116,31 +108,53 @@ class _Run:
         self.best: Evaluation | None = None
         self._solver, self._problem = solver, problem
         self._dual_bound = -math.inf
+        self._offset = 0
         self._trajectory = Trajectory(self.watch, report)
 
+    def begin(self) -> tuple[str, ...]:
+        """Find a start, if there is a starter; what is short where no placement fits, as far as that is known now."""
+        lo, hi = load_ranges(self._problem)
+        if np.any(lo > hi):
+            return explain_infeasible(self._problem, self.watch.limits_left())
+        starter = self._solver.starter
+        if starter is None:
+            return ()
+        start = starter.solve(self._problem, limits=self.watch.limits_left(share=0.2))
+        if start.termination is Termination.INFEASIBLE:
+            return start.messages
+        self.best = start.evaluation
+        self.note(-math.inf, f"start by {starter.name}")
+        if start.limit is Limit.INTERRUPT:
+            raise KeyboardInterrupt
+        return ()
+
     def compiled(self) -> MilpData:
-        """The model as arrays. Raises _OutOfTimeError rather than outlast the time limit."""
+        """The model as arrays, without what is too dear to be part of anything as good as the start.
+
+        Raises:
+            StoppedError: a limit is reached, or building would outlast the time limit.
+        """
         free = self._solver.formulation.reduce(self._problem).free
         num_y = int((self._problem.gain > 0).sum(axis=0) @ free.sum(axis=1))
         if num_y / _Y_PER_SECOND > self.watch.remaining:
-            raise _OutOfTimeError(
+            raise StoppedError(
+                Limit.TIME,
                 f"its {num_y} y variables take about {num_y / _Y_PER_SECOND:.0f} s to build, "
-                f"{self.watch.remaining:.0f} s were left; give more time"
+                f"{self.watch.remaining:.0f} s were left; give more time",
             )
-        model = self._solver.formulation.build(self._problem, self._before)
-        self._before("arrays")
-        data = compile_model(model)
+        data = self._solver.formulation.compile(self._problem, self._before)
         self._before("search")
-        return data
+        self._offset = data.offset
+        return data if self.best is None else data.without_dear(self.best.objective - data.offset)
 
     def _before(self, step: str) -> None:
-        if self.watch.expired:
-            raise _OutOfTimeError(f"time was up before the {step.replace('_', ' ')} of its model; give more time")
-        self.note(-math.inf, step.replace("_", " "))
+        step = step.replace("_", " ")
+        self.watch.check(f"a limit was reached before the {step} of its model; give more time or memory")
+        self.note(-math.inf, step)
 
-    def heard(self, primal_bound: float, dual_bound: float) -> None:
+    def heard(self, objective: float, dual_bound: float) -> None:
         """The backend's progress, which is its claim alone."""
-        self.note(dual_bound, self._solver.backend.name, primal_bound)
+        self.note(dual_bound + self._offset, self._solver.backend.name, objective + self._offset)
 
     @property
     def _primal(self) -> float:
@@ -159,27 +173,28 @@ class _Run:
         if answer.status is MilpStatus.INFEASIBLE:
             assert self.best is not None  # solve() has dealt with the other case
             raise ContradictionError(f"{where}: called infeasible, but an assignment costs {self.best.objective}")
+        # An objective is an integer, so claims are compared, and a bound rounded up, after what they may be off.
         if answer.values is not None:
             found = self._decoded(answer, data, where)
-            # Rows hold up to a tolerance, so every y may be that much too low. Too high is no lie: a
-            # solution found on the way need not have its messages and its y at their best.
-            if found.objective - answer.objective > CLAIM_TOLERANCE * (1.0 + float(np.abs(data.cost).sum())):
+            # Too high is no lie: a solution found on the way need not have its messages at their best.
+            if found.objective - data.offset - answer.objective > answer.resolution:
                 raise ContradictionError(
-                    f"{where}: claims objective {answer.objective}, its assignment evaluates to {found.objective}"
+                    f"{where}: claims objective {answer.objective + data.offset}, "
+                    f"its assignment evaluates to {found.objective}"
                 )
             known = self._primal
-            if answer.status is MilpStatus.OPTIMAL and found.objective > known + _allowance(known, answer):
+            if answer.status is MilpStatus.OPTIMAL and found.objective - known > answer.resolution:
                 raise ContradictionError(f"{where}: calls {found.objective} optimal, but its start costs {known}")
             if found.objective < known:
                 self.best = found
         if math.isfinite(answer.dual_bound):
-            known = self._primal
-            if answer.dual_bound > known + _allowance(known, answer):
+            bound = data.offset + math.ceil(answer.dual_bound - answer.resolution)
+            if bound > self._primal:
                 raise ContradictionError(
-                    f"{where}: claims the lower bound {answer.dual_bound}, but an assignment costs {known}"
+                    f"{where}: claims the lower bound {answer.dual_bound + data.offset}, "
+                    f"but an assignment costs {self._primal}"
                 )
-            trusted = answer.dual_bound - BOUND_TOLERANCE * abs(answer.dual_bound) - answer.resolution
-            self._dual_bound = min(known, math.ceil(trusted))
+            self._dual_bound = bound
 
     def _decoded(self, answer: MilpResult, data: MilpData, where: str) -> Evaluation:
         """The answer's placement with the best messages for it, evaluated."""
@@ -196,12 +211,17 @@ class _Run:
 
     def result(self, limit: Limit | None, messages: Sequence[str] = ()) -> SolveResult:
         """Everything known now, as the answer; `limit` None = the backend ran to its end."""
+        messages = tuple(messages)
         if self.best is None:
             termination = Termination.NO_SOLUTION_FOUND
-        elif limit is None and (relative_gap(self._primal, self._dual_bound) or 0.0) > OPTIMAL_TOLERANCE:
-            termination, limit = Termination.FEASIBLE, Limit.GAP
+        elif self._dual_bound == self._primal and limit is not Limit.INTERRUPT:
+            termination, limit = Termination.OPTIMAL, None
         else:
-            termination = Termination.OPTIMAL if limit is None else Termination.FEASIBLE
+            termination = Termination.FEASIBLE
+            if limit is None:
+                limit = Limit.GAP
+                name = self._solver.backend.name
+                messages += (f"{name} ran to its end; the gap left is what its bound may be off in floating point",)
         return SolveResult(
             solver=self._solver.name,
             problem_name=self._problem.name,
@@ -211,11 +231,6 @@ class _Run:
             termination=termination,
             seconds=self.watch.elapsed,
             limit=limit,
-            messages=tuple(messages),
+            messages=messages,
             trajectory=tuple(self._trajectory.steps),
         )
-
-
-def _allowance(value: float, answer: MilpResult) -> float:
-    """By how much a claim may miss `value` before it contradicts it."""
-    return CLAIM_TOLERANCE * max(1.0, abs(value)) + answer.resolution if math.isfinite(value) else 0.0

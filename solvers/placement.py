@@ -5,8 +5,8 @@ Shapes: N neurons, P workers.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import scipy.optimize
@@ -16,8 +16,7 @@ from formulations.assignment import Assignment
 from formulations.constraints import Constraint
 from formulations.evaluation import Evaluation, evaluate
 from formulations.loads import load_ranges, shortages
-from formulations.milp import compile_model
-from formulations.mip_model import decode_placement
+from formulations.placement import placement_data, placement_of, shortfall_data
 from formulations.problem import LayerProblem
 from solvers.backend import MilpStatus
 from solvers.base import (
@@ -31,70 +30,104 @@ from solvers.base import (
     StoppedError,
     Stopwatch,
     Trajectory,
+    UnsupportedError,
     heuristic_result,
     infeasible_result,
-    limit_of,
 )
 
 IntArray = NDArray[np.int64]
+
+_EXPLAIN_SECONDS = 10.0
 
 
 def why_not_placing(problem: LayerProblem, constraints: Sequence[Constraint]) -> str | None:
     """Why a heuristic that only places, and lets the messages follow, cannot honour the problem; None where it can."""
     if constraints:
         return f"it does not honour custom constraints ({constraints[0].name!r})"
-    if not problem.messages_follow_placement:
-        return f"it does not honour limits, budgets or objective {problem.objective!r}"
+    if problem.message_rules:
+        return f"it does not honour {', '.join(problem.message_rules)}"
     return None
 
 
 def place(problem: LayerProblem, cost_NP: IntArray, limits: SolveLimits = SolveLimits()) -> IntArray | None:
     """The worker of each neuron that minimises Σ cost within the load ranges; None where nothing fits.
 
-    One resource and one load for all neurons make it a linear assignment over worker slots
-    (Munkres); anything else is a small MIP.
+    Neurons that all need the same: a linear assignment over worker slots (Munkres) where the counts are
+    exact, a minimum cost flow where they are ranges. Anything else is a small MIP, for CP-SAT, which
+    counts bytes exactly.
 
     Raises:
         StoppedError: a limit or Ctrl-C came before there was a placement, or before it was ruled out.
+        UnsupportedError: loads too large to be counted.
     """
     if shortages(problem):
         return None
-    if problem.num_resources == 1 and problem.load[0, 0] > 0 and bool(np.all(problem.load == problem.load[0, 0])):
-        return _place_in_slots(problem, cost_NP)
-    return _place_by_mip(problem, cost_NP, limits)
-
-
-def _place_in_slots(problem: LayerProblem, cost_NP: IntArray) -> IntArray | None:
-    unit = int(problem.load[0, 0])
-    lo, hi = (bound[:, 0] for bound in load_ranges(problem))
-    least, most = -(-lo // unit), hi // unit
-    num_neurons = problem.num_neurons
-    if np.any(least > most) or most.sum() < num_neurons or least.sum() > num_neurons:
+    if np.any(problem.load != problem.load[0]):
+        return _place_by_mip(problem, cost_NP, limits)
+    least, most = _count_ranges(problem)
+    if np.any(least > most) or most.sum() < problem.num_neurons or least.sum() > problem.num_neurons:
         return None
-    # Whatever a neuron pays at least it pays anyway; without it sums stay exact in float64 for longer.
+    # What a neuron pays wherever it sits is no part of the choice; without it sums stay exact for longer.
     cost_NP = cost_NP - cost_NP.min(axis=1, keepdims=True)
-    slot_worker = np.repeat(np.arange(problem.num_workers), most)
-    # Within a worker's slots the first `least` must be filled; fillers may take the others only.
-    rank = np.arange(slot_worker.size) - np.repeat(np.cumsum(most) - most, most)
-    filler = np.where(rank < least[slot_worker], np.inf, 0.0)
-    cost = np.vstack([cost_NP[:, slot_worker].astype(np.float64), np.tile(filler, (slot_worker.size - num_neurons, 1))])
-    _, slot = scipy.optimize.linear_sum_assignment(cost)
-    worker: IntArray = slot_worker[slot[:num_neurons]].astype(np.int64)
+    return _place_in_slots(cost_NP, most) if np.all(least == most) else _place_by_flow(cost_NP, least, most)
+
+
+def _count_ranges(problem: LayerProblem) -> tuple[IntArray, IntArray]:
+    """P, P: how many neurons a worker must and may hold, where all need the same."""
+    lo_PK, hi_PK = load_ranges(problem)
+    needed = problem.load[0] > 0
+    lo_PK, hi_PK = lo_PK[:, needed] // problem.load[0, needed], hi_PK[:, needed] // problem.load[0, needed]
+    return lo_PK.max(axis=1, initial=0), hi_PK.min(axis=1, initial=problem.num_neurons)
+
+
+def _place_in_slots(cost_NP: IntArray, count_P: IntArray) -> IntArray:
+    slot_worker = np.repeat(np.arange(count_P.size), count_P)
+    _, slot = scipy.optimize.linear_sum_assignment(cost_NP[:, slot_worker].astype(np.float64))
+    worker: IntArray = slot_worker[slot].astype(np.int64)
     return worker
 
 
-def _place_by_mip(problem: LayerProblem, cost_NP: IntArray, limits: SolveLimits) -> IntArray | None:
-    from formulations.placement import placement_model
-    from solvers.highs import Highs
+def _place_by_flow(cost_NP: IntArray, least_P: IntArray, most_P: IntArray) -> IntArray:
+    """Neurons send one unit each to workers, which keep their least and pass the rest on to one sink."""
+    from ortools.graph.python import min_cost_flow
 
-    data = compile_model(placement_model(problem, cost_NP))
-    answer = Highs().solve(data, None, limits)
+    num_neurons, num_workers = cost_NP.shape
+    # The solver multiplies costs by its number of nodes and needs the sums in int64.
+    num_nodes = num_neurons + num_workers + 1
+    excess = int(cost_NP.max()).bit_length() + 2 * num_nodes.bit_length() + 2 - 63
+    cost_NP = cost_NP >> max(0, excess)
+    neuron, worker = np.divmod(np.arange(cost_NP.size), num_workers)
+    sink = num_nodes - 1
+    flow = min_cost_flow.SimpleMinCostFlow()
+    arcs = flow.add_arcs_with_capacity_and_unit_cost(
+        neuron, num_neurons + worker, np.ones(cost_NP.size, np.int64), cost_NP.ravel()
+    )
+    workers = num_neurons + np.arange(num_workers)
+    rest = np.minimum(most_P, num_neurons) - least_P
+    flow.add_arcs_with_capacity_and_unit_cost(
+        workers, np.full(num_workers, sink), rest, np.zeros(num_workers, np.int64)
+    )
+    supply = np.concatenate([np.ones(num_neurons, np.int64), -least_P, [int(least_P.sum()) - num_neurons]])
+    flow.set_nodes_supplies(np.arange(num_nodes), supply)
+    status = flow.solve()
+    if status != flow.OPTIMAL:
+        raise SolverError(f"the minimum cost flow of {num_neurons} neurons ended with status {status}; report the file")
+    placed: IntArray = flow.flows(arcs).reshape(cost_NP.shape).argmax(axis=1).astype(np.int64)
+    return placed
+
+
+def _place_by_mip(problem: LayerProblem, cost_NP: IntArray, limits: SolveLimits) -> IntArray | None:
+    from solvers.cp_sat import CpSat
+
+    cost_NP = cost_NP - cost_NP.min(axis=1, keepdims=True)
+    # CP-SAT needs the sum of all costs below 2^53; the last bits of larger ones are left out.
+    excess = int(cost_NP.max()).bit_length() + cost_NP.size.bit_length() - 52
+    answer = CpSat().solve(placement_data(problem, cost_NP >> max(0, excess)), None, limits)
     if answer.status is MilpStatus.INFEASIBLE:
         return None
-    if answer.limit is not None and (answer.values is None or answer.limit is Limit.INTERRUPT):
-        raise StoppedError(answer.limit)
-    assert answer.values is not None  # an end without a limit is an optimum
-    return decode_placement(problem, data, answer.values)
+    if answer.limit is Limit.INTERRUPT or answer.values is None:
+        raise StoppedError(answer.limit or Limit.TIME)
+    return placement_of(problem, answer.values)
 
 
 def solve_by_placing_once(
@@ -104,46 +137,56 @@ def solve_by_placing_once(
     watch = Stopwatch(limits)
     trajectory = Trajectory(watch, report)
     evaluation: Evaluation | None = None
-    limit: Limit | None = None
+    stopped: BaseException | None = None
     try:
         worker = place(problem, cost_NP, limits)
         if worker is None:
-            return infeasible_result(solver, problem, watch, explain_infeasible(problem))
+            return infeasible_result(solver, problem, watch, explain_infeasible(problem, watch.limits_left()))
         evaluation = evaluate(problem, Assignment(worker))
         trajectory.note(evaluation.objective, message="placed")
     except STOPS as stop:
-        limit = limit_of(stop)
-    return heuristic_result(solver, problem, evaluation, watch, trajectory, limit)
+        stopped = stop
+    return heuristic_result(solver, problem, evaluation, watch, trajectory, stopped)
 
 
-def explain_infeasible(problem: LayerProblem) -> tuple[str, ...]:
+def explain_infeasible(problem: LayerProblem, limits: SolveLimits = SolveLimits()) -> tuple[str, ...]:
     """Which worker is short of how much of which resource: by counting, else by the placement that misses by least.
 
+    The search for that placement ends after 10 s at the latest.
+
     Raises:
+        KeyboardInterrupt: Ctrl-C during the search.
         SolverError: a placement fits after all.
     """
     counted = shortages(problem)
     if counted:
         return tuple(counted)
-    from formulations.placement import shortfall_model
-    from solvers.highs import Highs
+    from solvers.cp_sat import CpSat
 
-    data = compile_model(shortfall_model(problem))
-    answer = Highs().solve(data, None, SolveLimits(seconds=10))
+    unknown = "no placement fits the load ranges; which worker falls short was not found"
+    seconds = min(_EXPLAIN_SECONDS, limits.seconds or _EXPLAIN_SECONDS)
+    try:
+        answer = CpSat().solve(shortfall_data(problem), None, replace(limits, seconds=seconds))
+    except UnsupportedError as error:
+        return (f"{unknown}: {error}",)
+    if answer.limit is Limit.INTERRUPT:
+        raise KeyboardInterrupt
     if answer.values is None:
-        return ("no placement fits the load ranges; which worker falls short was not found in 10 s",)
-    missed = data.decode(np.rint(answer.values))
-    found = []
-    for family, verb, limit in (("over", "exceeds", problem.capacity), ("under", "misses", problem.min_load)):
-        for (p, k), amount in missed.get(family, {}).items():
-            if amount > 0:
-                of = "the capacity" if family == "over" else "the least load"
-                found.append(
-                    f"no placement fits; the closest {verb} {of} of worker {problem.worker_names[p]}, "
-                    f"{limit[p, k]} of {problem.resource_names[k]!r}, by {int(amount)}"
-                )
+        return (f"{unknown} in time",)
+    worker = placement_of(problem, answer.values)
+    held = np.zeros_like(problem.capacity)
+    np.add.at(held, worker, problem.load)
+    found = [
+        f"no placement fits; the closest {verb} of worker {problem.worker_names[p]}, "
+        f"{bound[p, k]} of {problem.resource_names[k]!r}, by {missed[p, k]}"
+        for verb, bound, missed in (
+            ("exceeds the capacity", problem.capacity, held - problem.capacity),
+            ("misses the least load", problem.min_load, problem.min_load - held),
+        )
+        for p, k in np.argwhere(missed > 0)
+    ]
     if not found:
         raise SolverError(f"problem {problem.name!r} was called infeasible, yet a placement fits; report the file")
-    if answer.status is not MilpStatus.OPTIMAL and math.isfinite(answer.objective):
+    if answer.status is not MilpStatus.OPTIMAL:
         found.append("a closer one may exist: the search for it was stopped")
     return tuple(found)

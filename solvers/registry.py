@@ -74,8 +74,30 @@ def _highs_textbook(seed: int) -> Solver:
     return MipSolver("highs-textbook", TEXTBOOK, Highs(seed=seed), starter=_alternation(seed))
 
 
+def _cp_sat(seed: int) -> Solver:
+    from formulations.strengthened import STRENGTHENED
+    from solvers.cp_sat import CpSat
+    from solvers.mip import MipSolver
+
+    return MipSolver("cp-sat", STRENGTHENED, CpSat(seed=seed), starter=_alternation(seed))
+
+
+def _cp_sat_textbook(seed: int) -> Solver:
+    from formulations.textbook import TEXTBOOK
+    from solvers.cp_sat import CpSat
+    from solvers.mip import MipSolver
+
+    return MipSolver("cp-sat-textbook", TEXTBOOK, CpSat(seed=seed), starter=_alternation(seed))
+
+
 def _check_highs() -> object:
     from solvers.highs import check_version
+
+    return check_version()
+
+
+def _check_cp_sat() -> object:
+    from solvers.cp_sat import check_version
 
     return check_version()
 
@@ -86,6 +108,8 @@ SOLVERS: dict[str, Entry] = {
     "alternation": Entry("place, choose the sends, repeat; several starts", _alternation),
     "highs": Entry("HiGHS on the strengthened MIP, started from alternation", _highs, _check_highs),
     "highs-textbook": Entry("HiGHS on the textbook MIP, started from alternation", _highs_textbook, _check_highs),
+    "cp-sat": Entry("CP-SAT on the strengthened MIP, started from alternation", _cp_sat, _check_cp_sat),
+    "cp-sat-textbook": Entry("CP-SAT on the textbook MIP, started from alternation", _cp_sat_textbook, _check_cp_sat),
     "brute-force": Entry("every assignment; tiny problems only", _brute_force),
 }
 

@@ -2,7 +2,6 @@
 
 import gc
 import itertools
-import math
 
 import numpy as np
 import pyomo.environ as pyo
@@ -14,7 +13,7 @@ from hypothesis import strategies as st
 from formulations import Assignment, LayerProblem, evaluate
 from formulations.milp import compile_model
 from formulations.mip_model import encode_assignment
-from formulations.placement import placement_model, shortfall_model
+from formulations.placement import placement_data, placement_of, shortfall_data
 from formulations.strengthened import STRENGTHENED
 from formulations.textbook import TEXTBOOK
 
@@ -51,9 +50,14 @@ def best_value(data, integral=True):
     return found.fun + data.offset
 
 
+def encode(data, families):
+    """Column values from values by family and index; 0 where nothing is given."""
+    return np.array([families.get(family, {}).get(index, 0.0) for family, index in data.columns])
+
+
 def test_textbook_arrays_by_hand():
-    """compile_model gives exactly the rows, bounds, costs and kinds of the 2×2×2 textbook model."""
-    data = compile_model(TEXTBOOK.build(TINY))
+    """Compiling gives exactly the rows, bounds, costs, kinds and offset of the 2×2×2 textbook model."""
+    data = TEXTBOOK.compile(TINY)
     columns = [("x", (0, 0)), ("x", (0, 1)), ("x", (1, 0)), ("x", (1, 1)), ("u", (0, 1)), ("u", (1, 0))]
     columns += [("y", (0, 0, 1)), ("y", (1, 0, 1)), ("y", (1, 1, 0))]
     #    x00 x01 x10 x11 u01 u10 y001 y101 y110  lower  upper
@@ -73,21 +77,22 @@ def test_textbook_arrays_by_hand():
     found = np.column_stack([data.matrix.toarray()[:, order], data.row_lower, data.row_upper])
     assert dict(zip(data.rows, found.tolist(), strict=True)) == rows
     # The gains 5, 3 and 4 count for no more than their sends, 2, 2 and 3.
-    assert data.cost[order].tolist() == [1, 0, 0, -6, 2, 3, 2, 2, 3]
-    assert data.offset == 9
+    # Neuron 1 saves 6 on worker 1, which is the offset's 9 less 6 and 6 more on worker 0.
+    assert data.cost[order].tolist() == [1, 0, 6, 0, 2, 3, 2, 2, 3]
+    assert data.offset == 3
     assert data.col_lower.tolist() == [0] * 9
     assert data.col_upper.tolist() == [1] * 9
     assert data.integer[order].tolist() == [True] * 6 + [False] * 3
 
 
 def test_compile_keeps_ranges_and_open_bounds():
-    """A row with two different ends, an open end, a constant in a row and a variable without bounds come through."""
+    """A row with two different ends, an open end, a constant in a row, a variable without bounds: all come through."""
     model = pyo.ConcreteModel()
     model.a, model.b = pyo.Var(bounds=(-1, None)), pyo.Var(domain=pyo.Integers)
     model.between = pyo.Constraint(expr=(2, model.a + 3 * model.b, 7))
     model.above = pyo.Constraint(expr=model.a - model.b + 4 >= 1)
-    model.objective = pyo.Objective(expr=2 * model.a + 11)
-    data = compile_model(model)
+    model.objective = pyo.Objective(expr=2 * model.a)
+    data = compile_model(model, 11)
     a, b = (data.columns.index((name, None)) for name in "ab")
     assert (data.col_lower[a], data.col_upper[a]) == (-1, np.inf)
     assert (data.col_lower[b], data.col_upper[b]) == (-np.inf, np.inf)
@@ -107,7 +112,7 @@ def test_compile_keeps_ranges_and_open_bounds():
 def test_encoded_assignments_are_solutions(formulation, placed_problems, data):
     """An encoded placement keeps every row and bound, and costs what evaluate() says, to the last unit."""
     placed = data.draw(placed_problems(**FEW))
-    arrays = compile_model(formulation.build(placed.problem))
+    arrays = formulation.compile(placed.problem)
     found = evaluate(placed.problem, Assignment(placed.worker))
     values = encode_assignment(placed.problem, arrays, found.assignment)
     assert np.all(arrays.matrix @ values >= arrays.row_lower)
@@ -122,7 +127,7 @@ def test_encoded_assignments_are_solutions(formulation, placed_problems, data):
 def test_decode_undoes_encode(formulation, placed_problems, data):
     """Decoding an encoded assignment gives its placement, and messages that cost the same."""
     placed = data.draw(placed_problems(**FEW))
-    arrays = compile_model(formulation.build(placed.problem))
+    arrays = formulation.compile(placed.problem)
     found = evaluate(placed.problem, Assignment(placed.worker))
     values = encode_assignment(placed.problem, arrays, found.assignment)
     # Solvers answer with 0.9999998.
@@ -139,7 +144,7 @@ def test_decode_undoes_encode(formulation, placed_problems, data):
 def test_formulations_have_the_true_optimum(formulation, placed_problems, data):
     """The best placement by the MIP costs what the best of all placements costs, and the LP no more."""
     problem = data.draw(placed_problems(**FEW)).problem
-    arrays = compile_model(formulation.build(problem))
+    arrays = formulation.compile(problem)
     truth = min(evaluate(problem, Assignment(worker)).objective for worker in placements(problem))
     assert best_value(arrays) == pytest.approx(truth, abs=1e-6)
     assert best_value(arrays, integral=False) <= truth + 1e-6
@@ -150,7 +155,7 @@ def test_formulations_have_the_true_optimum(formulation, placed_problems, data):
 def test_strengthened_is_no_weaker(placed_problems, data):
     """The strengthened LP bound is at least the textbook's."""
     problem = data.draw(placed_problems(**FEW)).problem
-    plain, strong = (best_value(compile_model(f.build(problem)), integral=False) for f in (TEXTBOOK, STRENGTHENED))
+    plain, strong = (best_value(f.compile(problem), integral=False) for f in (TEXTBOOK, STRENGTHENED))
     assert strong >= plain - 1e-6
 
 
@@ -159,10 +164,10 @@ def test_strengthened_closes_a_gap():
     # Any two of four neurons gain 2 from an input of the other worker, which costs 2: 4 in all, sent or lost.
     problem = LayerProblem(np.ones((4, 2), int), [0, 1], [[0, 2], [2, 0]])
     slack = LayerProblem(np.ones((4, 2), int), [0, 1], [[0, 3], [3, 0]], capacity=[[3], [3]], min_load=[[1], [1]])
-    assert best_value(compile_model(TEXTBOOK.build(problem)), integral=False) < 4
-    assert best_value(compile_model(STRENGTHENED.build(problem)), integral=False) == pytest.approx(4)
+    assert best_value(TEXTBOOK.compile(problem), integral=False) < 4
+    assert best_value(STRENGTHENED.compile(problem), integral=False) == pytest.approx(4)
     truth = min(evaluate(slack, Assignment(worker)).objective for worker in placements(slack))
-    plain, strong = (best_value(compile_model(f.build(slack)), integral=False) for f in (TEXTBOOK, STRENGTHENED))
+    plain, strong = (best_value(f.compile(slack), integral=False) for f in (TEXTBOOK, STRENGTHENED))
     assert plain < strong <= truth
 
 
@@ -172,7 +177,7 @@ def test_strengthened_closes_a_gap():
 def test_dual_objective_never_exceeds_the_lp(formulation, placed_problems, data, seed):
     """Any row multipliers give a lower bound, and the LP's own give the LP's value."""
     problem = data.draw(placed_problems(**FEW)).problem
-    arrays = compile_model(formulation.build(problem))
+    arrays = formulation.compile(problem)
     upper, lower = np.isfinite(arrays.row_upper), np.isfinite(arrays.row_lower)
     lp = scipy.optimize.linprog(
         arrays.cost,
@@ -181,7 +186,7 @@ def test_dual_objective_never_exceeds_the_lp(formulation, placed_problems, data,
         bounds=np.column_stack([arrays.col_lower, arrays.col_upper]),
     )
     assert lp.success
-    optimum = lp.fun + arrays.offset
+    optimum = lp.fun
     multipliers = np.random.default_rng(seed).normal(scale=5.0, size=(20, arrays.num_rows))
     for row_dual in multipliers:
         bound = arrays.dual_objective(row_dual)
@@ -210,7 +215,7 @@ def test_dual_objective_never_exceeds_the_lp(formulation, placed_problems, data,
 )
 def test_degenerate_problems(formulation, problem):
     """Variables without a row or a cost, and rows without a variable, leave a model that encodes and decodes."""
-    arrays = compile_model(formulation.build(problem))
+    arrays = formulation.compile(problem)
     for worker in placements(problem):
         found = evaluate(problem, Assignment(worker))
         values = encode_assignment(problem, arrays, found.assignment)
@@ -223,20 +228,20 @@ def test_degenerate_problems(formulation, problem):
 def test_absent_columns_decode_as_unsent():
     """A send that costs nothing and serves nobody is no column of the textbook model; decoded, it is not sent."""
     problem = LayerProblem([[5, 0], [3, 0]], [0, 1], [[0, 2], [0, 0]])
-    arrays = compile_model(TEXTBOOK.build(problem))
+    arrays = TEXTBOOK.compile(problem)
     assert ("u", (0, 1)) in arrays.columns
     assert ("u", (1, 0)) not in arrays.columns
     assert arrays.decode(np.zeros(arrays.num_columns)).keys() == {"x", "u", "y"}
-    again = TEXTBOOK.decode(problem, arrays, arrays.encode({"x": {(0, 0): 1.0, (1, 1): 1.0}, "u": {(0, 1): 1.0}}))
+    again = TEXTBOOK.decode(problem, arrays, encode(arrays, {"x": {(0, 0): 1.0, (1, 1): 1.0}, "u": {(0, 1): 1.0}}))
     assert again.sent.tolist() == [[False, True], [False, False]]
 
 
 def test_presolved_sends_come_back():
     """A pair that always pays is no variable of the strengthened model, and sent in what it decodes."""
     problem = LayerProblem([[5, 0], [3, 0]], [0, 1], [[0, 2], [1, 0]])
-    arrays = compile_model(STRENGTHENED.build(problem))
+    arrays = STRENGTHENED.compile(problem)
     assert not [index for family, index in arrays.columns if family == "u"]
-    again = STRENGTHENED.decode(problem, arrays, arrays.encode({"x": {(0, 0): 1.0, (1, 1): 1.0}}))
+    again = STRENGTHENED.decode(problem, arrays, encode(arrays, {"x": {(0, 0): 1.0, (1, 1): 1.0}}))
     assert again.sent.tolist() == [[False, True], [False, False]]
 
 
@@ -244,9 +249,9 @@ def test_presolved_sends_come_back():
 @pytest.mark.parametrize("x", [{(0, 0): 1.0}, {(0, 0): 1.0, (0, 1): 1.0, (1, 1): 1.0}])
 def test_decode_refuses_what_is_no_placement(formulation, x):
     """A neuron on no worker, or on two, is not turned into an assignment."""
-    arrays = compile_model(formulation.build(TINY))
+    arrays = formulation.compile(TINY)
     with pytest.raises(ValueError, match="neuron"):
-        formulation.decode(TINY, arrays, arrays.encode({"x": x}))
+        formulation.decode(TINY, arrays, encode(arrays, {"x": x}))
 
 
 COSTS = {"prune_cost": [[5, 0], [3, 4]], "input_worker": [0, 1], "send_cost": [[0, 2], [3, 0]], "name": "fc1"}
@@ -262,10 +267,10 @@ COSTS = {"prune_cost": [[5, 0], [3, 4]], "input_worker": [0, 1], "send_cost": [[
         ({"objective": "error", "traffic_budget": 3}, "error"),
         ({"error_budget": 3}, "budget"),
         ({"traffic_budget": 3}, "budget"),
-        ({"ingress_capacity": [9, -1]}, "limits"),
-        ({"egress_capacity": [-1, 9]}, "limits"),
-        ({"link_capacity": [[-1, 9], [-1, -1]]}, "limits"),
-        ({"kept_weight_capacity": [9, -1]}, "limits"),
+        ({"ingress_capacity": [9, -1]}, "ingress_capacity"),
+        ({"egress_capacity": [-1, 9]}, "egress_capacity"),
+        ({"link_capacity": [[-1, 9], [-1, -1]]}, "link_capacity"),
+        ({"kept_weight_capacity": [9, -1]}, "kept_weight_capacity"),
     ],
     ids=lambda value: "+".join(value) if isinstance(value, dict) else "",
 )
@@ -308,7 +313,7 @@ def test_impossible_problems_become_infeasible_models(formulation, loads):
     """A problem without a placement is no bad input: its model can be built, and says infeasible."""
     problem = LayerProblem(**COSTS, **loads)
     assert not list(placements(problem))
-    arrays = compile_model(formulation.build(problem))
+    arrays = formulation.compile(problem)
     # SciPy calls an empty range of a variable an error, not an infeasible model.
     assert np.any(arrays.col_lower > arrays.col_upper) or best_value(arrays) is None
 
@@ -323,16 +328,66 @@ def test_shortfall_model_misses_by_the_least(loads):
         missed = np.maximum(0, held - problem.capacity) + np.maximum(0, problem.min_load - held)
         misses.append(float((missed.sum(axis=0) / np.maximum(1, problem.load.sum(axis=0))).sum()))
     assert min(misses) > 0
-    # The model's costs are those shares as integers.
-    unit = math.lcm(*np.maximum(1, problem.load.sum(axis=0)).tolist())
-    assert best_value(compile_model(shortfall_model(problem))) == pytest.approx(unit * min(misses))
+    # The model's costs are those shares in parts of 2^-30.
+    assert best_value(shortfall_data(problem)) == pytest.approx(2**30 * min(misses))
 
 
 @settings(max_examples=30)
 @given(data=st.data())
-def test_placement_model_finds_the_cheapest_placement(placed_problems, data):
+def test_placement_data_finds_the_cheapest_placement(placed_problems, data):
     """The placement model alone has the optimum of Σ cost over the placements that fit."""
     problem = data.draw(placed_problems(**FEW)).problem
     truth = min(sum(int(problem.place_cost[i, p]) for i, p in enumerate(worker)) for worker in placements(problem))
-    assert best_value(compile_model(placement_model(problem, problem.place_cost))) == pytest.approx(truth)
-    assert best_value(compile_model(shortfall_model(problem))) == pytest.approx(0)
+    assert best_value(placement_data(problem, problem.place_cost)) == pytest.approx(truth)
+    assert best_value(shortfall_data(problem)) == pytest.approx(0)
+
+
+def test_placement_arrays_by_hand():
+    """Columns x[i, p] by neuron, rows (1), then (3) by worker and resource, loads in their common unit."""
+    problem = LayerProblem(
+        **COSTS, load=[[10, 1], [30, 0]], capacity=[[39, 5], [40, 1]], min_load=[[0, 0], [1, 1]],
+    )  # fmt: skip
+    data = placement_data(problem, np.array([[1, 2], [3, 4]]))
+    assert data.columns == (("x", (0, 0)), ("x", (0, 1)), ("x", (1, 0)), ("x", (1, 1)))
+    assert data.cost.tolist() == [1, 2, 3, 4]
+    found = np.column_stack([data.matrix.toarray(), data.row_lower, data.row_upper])
+    assert dict(zip(data.rows, found.tolist(), strict=True)) == {
+        ("one_worker", 0): [1, 1, 0, 0, 1, 1],
+        ("one_worker", 1): [0, 0, 1, 1, 1, 1],
+        ("load_rows", (0, 0)): [1, 0, 3, 0, 0, 3],
+        ("load_rows", (0, 1)): [1, 0, 0, 0, 0, 1],
+        ("load_rows", (1, 0)): [0, 1, 0, 3, 1, 4],
+        ("load_rows", (1, 1)): [0, 1, 0, 0, 1, 1],
+    }
+    assert placement_of(problem, np.array([0.0, 1, 1, 0])).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("formulation", FORMULATIONS)
+def test_what_is_too_dear_is_taken_out(formulation):
+    """Columns dearer than a known solution leaves room for are fixed at 0 and cost nothing; the optimum stays."""
+    huge = 2**45
+    problem = LayerProblem(
+        [[5, huge], [3, 4]], [0, 1], [[0, 2], [3, 0]], place_cost=[[huge, 0], [0, 1]], capacity=[[2], [2]]
+    )
+    data = formulation.compile(problem)
+    best = min(evaluate(problem, Assignment(worker)).objective for worker in placements(problem))
+    cheaper = data.without_dear(best - data.offset)
+    assert data.cost.max() == huge
+    assert cheaper.cost.max() <= best - data.offset
+    assert (cheaper.col_upper[data.cost > best - data.offset] == 0).all()
+    assert best_value(cheaper) == pytest.approx(best)
+
+
+def test_what_is_dear_needs_costs_that_add_up():
+    """With a negative cost, no column is too dear by itself: refused."""
+    data = placement_data(TINY, np.array([[1, -2], [3, 4]]))
+    with pytest.raises(ValueError, match="-2"):
+        data.without_dear(3)
+
+
+def test_gains_beyond_the_send_count_for_unequal_loads():
+    """Capped at the send, the strengthened LP would lose part of its bound where loads differ; it is not capped."""
+    problem = LayerProblem([[9], [9], [1]], [0], [[0, 4]], load=[[1], [2], [3]], capacity=[[3], [3]])
+    for formulation in (TEXTBOOK, STRENGTHENED):
+        data = formulation.compile(problem)
+        assert {cost for cost, (family, _) in zip(data.cost, data.columns, strict=True) if family == "y"} == {1, 9}

@@ -93,9 +93,9 @@ def test_ranges_of_equal_shares_are_kept():
 def test_ranges_resource_by_resource():
     """Each resource is counted by itself."""
     lo, hi = load_ranges(problem_with([[1, 10], [1, 30]], [[2, 15], [1, 99]]))
-    # neurons: 0 must take 2 − 1; bytes: worker 1 must take 40 − 15.
-    assert lo.tolist() == [[1, 0], [0, 25]]
-    assert hi.tolist() == [[2, 15], [1, 40]]
+    # neurons: 0 must take 2 − 1; bytes, which come in tens: worker 0 can hold 10, so worker 1 must take 40 − 10.
+    assert lo.tolist() == [[1, 0], [0, 30]]
+    assert hi.tolist() == [[2, 10], [1, 40]]
 
 
 NAMES = {"worker_names": ["anna", "bert"], "resource_names": ["macs", "bytes"]}

@@ -50,9 +50,9 @@ def test_known_pairs_by_hand():
     assert always.constant == 3
     never = presolve(LayerProblem(**costs, send_cost=[[0, 7], [10, 0]]))
     assert pairs(never.always) == pairs(never.free) == []
-    assert never.constant == 0
-    # The gains of what is never sent are paid on arrival.
-    assert never.place_cost.tolist() == [[0, 1], [0, 2], [5, 3], [5, 4]]
+    # The gains of what is never sent are paid on arrival: 0 1, 0 2, 5 3, 5 4, of which 3 and 4 anyway.
+    assert never.constant == 3 + 4
+    assert never.place_cost.tolist() == [[0, 1], [0, 2], [2, 0], [1, 0]]
     between = presolve(LayerProblem(**costs, send_cost=[[0, 4], [9, 0]]))
     assert pairs(between.free) == [(0, 1), (1, 0)]
 
@@ -62,8 +62,29 @@ def test_unreduced_keeps_every_remote_pair():
     problem = LayerProblem([[0, 0]], [0, 1], [[0, 1], [1, 0]], place_cost=[[3, 4]], objective_constant=7)
     reduction = unreduced(problem)
     assert (reduction.free == problem.remote).all()
-    assert reduction.constant == 7
-    assert reduction.place_cost.tolist() == [[3, 4]]
+    assert reduction.constant == 7 + 3
+    assert reduction.place_cost.tolist() == [[0, 1]]
+
+
+def test_place_costs_that_cancel_are_out_of_the_way():
+    """A neuron's cheapest place is part of the constant, exactly, however large: what is left is the choice."""
+    huge = 2**50
+    problem = LayerProblem([[0]], [0], [[0, 0]], place_cost=[[huge + 5, huge + 2]], objective_constant=-huge)
+    for reduction in (unreduced(problem), presolve(problem)):
+        assert reduction.constant == 2
+        assert reduction.place_cost.tolist() == [[3, 0]]
+
+
+def test_loads_in_their_common_unit():
+    """Loads of 6 and 9 megabytes, of which a worker holds 10 to 16.5: in units of 3 MB, loads 2 and 3 in 4..5."""
+    million = 10**6
+    load = [[6 * million], [6 * million], [9 * million], [6 * million]]
+    ranges = {"capacity": [[16_500_000]] * 2, "min_load": [[10 * million]] * 2}
+    problem = LayerProblem(np.zeros((4, 0), int), [], np.zeros((0, 2), int), load=load, **ranges)
+    for reduction in (unreduced(problem), presolve(problem)):
+        assert reduction.load.tolist() == [[2], [2], [3], [2]]
+        assert reduction.least.tolist() == [[4], [4]]
+        assert reduction.most.tolist() == [[5], [5]]
 
 
 def test_loads_say_how_many_neurons_fit():

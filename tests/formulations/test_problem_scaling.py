@@ -159,7 +159,7 @@ def test_integers_are_taken_as_they_are():
     assert problem.send_cost.tolist() == [[0, 3], [0, 2**58]]
 
 
-@pytest.mark.parametrize("key", ["keep_cost", "objective_constant", "place_cost", "send_cost", "error_budget"])
+@pytest.mark.parametrize("key", ["keep_cost", "objective_constant", "place_cost", "send_cost"])
 def test_one_float_scales_all(key):
     """One float array is enough for all costs to be scaled, by the same power of two."""
     given_costs = {"send_cost": [[0, 4], [4, 0]], key: 1.0}
@@ -234,6 +234,36 @@ def test_error_budget_is_scaled_with_the_costs():
     assert problem.error_budget == 1.5 * problem.scale
     for huge in (1e9, 1e300):
         assert LayerProblem(**costs, error_budget=huge).error_budget >= 2 * problem.scale
+
+
+def test_a_fraction_of_a_budget_is_no_float_cost():
+    """Integer costs stay as they are beside a float budget, of which the whole part is what they can use."""
+    problem = LayerProblem([[3, 2]], [0, 1], [[0, 4], [4, 0]], error_budget=2.9)
+    assert (problem.scale, problem.error_budget) == (1.0, 2)
+    assert LayerProblem([[3, 2]], [0, 1], [[0, 4], [4, 0]], error_budget=2**60).error_budget == 2**60
+
+
+def test_an_empty_float_array_is_no_float_cost():
+    """A layer without inputs has an empty prune_cost of floats; its integer place costs stay as they are."""
+    problem = LayerProblem(np.zeros((2, 0)), [], np.zeros((0, 2)), place_cost=[[3, 4], [5, 6]])
+    assert problem.scale == 1.0
+    assert problem.place_cost.tolist() == [[3, 4], [5, 6]]
+
+
+def test_totals_stay_below_the_limit_after_rounding():
+    """Many entries just below an integer round up, all of them; the total they make is still below 2^50."""
+    entry = 1 - 2.0**-53
+    for count in (1, 2, 4, 1024):
+        problem = LayerProblem(np.full((1, count), entry), np.zeros(count, int), np.zeros((count, 1)))
+        assert 2**48 <= problem.prune_cost.sum() < 2**50
+
+
+def test_integers_beyond_float64_count_in_the_rounding_bound():
+    """2^53 + 1 beside a float cost loses its 1 on the way to float64, and the bound knows."""
+    problem = LayerProblem([[2**53 + 1]], [0], [[0]], place_cost=[[64.5]])
+    real = 2**53 + 1
+    assert abs(int(problem.prune_cost[0, 0]) / problem.scale - real) <= problem.scaling.rounding_bound
+    assert problem.scaling.rounding_bound >= 1
 
 
 def test_wide_per_weight_layers_of_floats():

@@ -1,10 +1,13 @@
 """Each row family of the formulations alone, on a model that has its variables and nothing else."""
 
+import dataclasses
+
 import numpy as np
 import pyomo.environ as pyo
 import pytest
 
 from formulations import LayerProblem, strengthened, textbook
+from formulations.loads import load_ranges
 from formulations.presolve import unreduced
 
 #: Neuron 2 gains nothing from input 0, neuron 0 nothing from input 1. Both workers must hold a load of 2 to 4:
@@ -39,9 +42,12 @@ def state(worker, sent=()):
 
 def bare_model(family, variables=strengthened.add_variables, problem=PROBLEM):
     """The variables and one row family (or the objective)."""
-    model = pyo.ConcreteModel()
-    variables(model, unreduced(problem))
-    family(model, unreduced(problem))
+    model, reduction = pyo.ConcreteModel(), unreduced(problem)
+    if variables is strengthened.add_variables:
+        least, most = load_ranges(problem)  # no load is a multiple of anything but 1
+        reduction = dataclasses.replace(reduction, least=least, most=most)
+    variables(model, reduction)
+    family(model, reduction)
     return model
 
 
@@ -96,13 +102,14 @@ def test_variables():
 
 
 def test_objective_counts_the_terms():
-    """The objective is the constant, placement, sends and lost gains."""
+    """The objective is placement beyond each neuron's cheapest place, sends and lost gains; the constant is apart."""
     model = bare_model(textbook.objective)
     for variable in model.component_data_objects(pyo.Var):
         variable.set_value(state((1, 0, 1), [(1, 0)])[variable.parent_component().name, variable.index()])
     # Neuron 0 on 1 and without input 0: 5 lost. Neuron 1 on 0 gets input 1 for 9. Neuron 2 on 1 has all it needs.
-    # 100 + (0 + 0 + 8) + 9 + 5.
-    assert pyo.value(model.objective) == 122
+    # 100 + (0 + 0 + 8) + 9 + 5, of which 100 + (0 + 0 + 4) wherever they sit.
+    assert unreduced(PROBLEM).constant == 104
+    assert pyo.value(model.objective) == 122 - 104
     assert model.objective.sense == pyo.minimize
 
 
@@ -118,9 +125,10 @@ def test_one_worker():
 def test_load_rows():
     """(3): both ends of a worker's own range."""
     # Worker 0 holds 2 + 3 = 5 > 4; worker 1 holds 1, which its own minimum of 0 allows.
-    assert broken(textbook.load_rows, state((0, 0, 1))) == {("load_rows", (0, ONLY))}
+    assert broken(textbook.load_rows, state((0, 0, 1)), textbook.add_variables) == {("load_rows", (0, ONLY))}
     # Worker 0 holds 1 < 2, worker 1 5 > 4.
-    assert broken(textbook.load_rows, state((1, 1, 0))) == {("load_rows", (0, ONLY)), ("load_rows", (1, ONLY))}
+    both = {("load_rows", (0, ONLY)), ("load_rows", (1, ONLY))}
+    assert broken(textbook.load_rows, state((1, 1, 0)), textbook.add_variables) == both
 
 
 def test_textbook_families_need_only_its_variables():
@@ -184,7 +192,7 @@ def test_rest_rows():
 def test_rest_rows_know_the_capacity():
     """Where the rest weighs more than a worker can hold, its rows are as tight as the capacity allows."""
     # Nobody gains from input 0; all three weigh 6, worker 1 holds 4 at most.
-    problem = LayerProblem([[0], [0], [0]], [0], [[0, 7]], load=[[2], [2], [2]], capacity=[[4], [4]])
+    problem = LayerProblem([[0], [0], [0]], [0], [[0, 7]], load=[[2], [2], [3]], capacity=[[4], [4]])
     model = bare_model(strengthened.rest_rows, problem=problem)
     # Worker 1 holds 4 and the input is sent by half: between 4 − 4/2 and 4/2 may be without it.
     for i in range(3):
@@ -228,12 +236,12 @@ def test_load_times_sent():
 def test_resources_have_rows_of_their_own():
     """Two resources: every load row is there for each, with its own loads."""
     problem = LayerProblem(
-        [[5], [3]], [0], [[0, 7]], load=[[1, 10], [2, 0]], capacity=[[3, 10], [3, 10]], min_load=[[1, 0], [1, 0]]
+        [[5], [3]], [0], [[0, 7]], load=[[1, 10], [2, 1]], capacity=[[3, 11], [3, 11]], min_load=[[1, 0], [1, 0]]
     )
     model = bare_model(strengthened.load_times_unsent, problem=problem)
     assert sorted(model.load_unsent_at_most) == [(0, 1, 0), (0, 1, 1)]
     for variable in model.component_data_objects(pyo.Var):
         variable.set_value(1, skip_validation=True)
     model.u[0, 1].set_value(0)
-    # Both neurons miss input 0: 1 + 2 of the first resource, 10 + 0 of the second.
-    assert [pyo.value(model.load_unsent_at_most[0, 1, k].body) for k in range(2)] == [3, 10]
+    # Both neurons miss input 0: 1 + 2 of the first resource, 10 + 1 of the second.
+    assert [pyo.value(model.load_unsent_at_most[0, 1, k].body) for k in range(2)] == [3, 11]

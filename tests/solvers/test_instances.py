@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from formulations import Assignment, evaluate
-from formulations.milp import compile_model
 from formulations.strengthened import STRENGTHENED
 from formulations.textbook import TEXTBOOK
 from solvers import SolveLimits, Termination, registry
@@ -31,8 +30,8 @@ def lp_bounds(read_instance):
 
     def bounds(name):
         if name not in known:
-            models = [compile_model(formulation.build(read_instance(name))) for formulation in (TEXTBOOK, STRENGTHENED)]
-            known[name] = tuple(Highs().lp_bound(model) for model in models)
+            models = [formulation.compile(read_instance(name)) for formulation in (TEXTBOOK, STRENGTHENED)]
+            known[name] = tuple(Highs().lp_bound(model) + model.offset for model in models)
         return known[name]
 
     return bounds

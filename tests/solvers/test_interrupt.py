@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from formulations import Assignment, LayerProblem, evaluate
-from solvers import Limit, Termination
+from solvers import Limit, Termination, registry
 from solvers.backend import MilpResult, MilpStatus
-from solvers.highs import Highs
+from solvers.cp_sat import CpSat
 from solvers.l0_munkres import Alternation
 
 ROOT = Path(__file__).parents[2]
@@ -69,9 +69,9 @@ def test_an_interrupt_from_the_report_ends_the_run(solver, counted_problem, enum
 
 
 def test_an_interrupt_inside_an_assignment_step_is_not_swallowed(packed_problem, monkeypatch):
-    """Ctrl-C that HiGHS turns into Limit.INTERRUPT during alternation's placement stops alternation too."""
+    """Ctrl-C that CP-SAT turns into Limit.INTERRUPT during alternation's placement stops alternation too."""
     calls = []
-    solve = Highs.solve
+    solve = CpSat.solve
 
     def interrupted(self, data, start=None, limits=None, report=None):
         calls.append(data)
@@ -80,7 +80,7 @@ def test_an_interrupt_inside_an_assignment_step_is_not_swallowed(packed_problem,
             MilpStatus.STOPPED, answer.values, answer.objective, -math.inf, Limit.INTERRUPT
         )  # fmt: skip
 
-    monkeypatch.setattr(Highs, "solve", interrupted)
+    monkeypatch.setattr(CpSat, "solve", interrupted)
     result, _ = solve_until(Alternation(), packed_problem, math.inf)
     assert result.limit is Limit.INTERRUPT
     assert result.termination is Termination.FEASIBLE
@@ -90,9 +90,24 @@ def test_an_interrupt_inside_an_assignment_step_is_not_swallowed(packed_problem,
 def test_an_interrupt_before_anything_is_found(packed_problem, monkeypatch):
     """Ctrl-C in the first placement of alternation, with no values yet: no solution, INTERRUPT, no exception."""
     nothing = MilpResult(MilpStatus.STOPPED, None, math.inf, -math.inf, Limit.INTERRUPT)
-    monkeypatch.setattr(Highs, "solve", lambda *arguments, **options: nothing)
+    monkeypatch.setattr(CpSat, "solve", lambda *arguments, **options: nothing)
     result, _ = solve_until(Alternation(), packed_problem, math.inf)
     assert (result.termination, result.limit) == (Termination.NO_SOLUTION_FOUND, Limit.INTERRUPT)
+
+
+@pytest.mark.parametrize("name", ["highs", "cp-sat-textbook"])
+def test_a_failing_report_fails_as_itself(name, counted_problem):
+    """An exception in the caller's own report, raised inside the native solver, comes back as it was."""
+
+    class MineError(Exception):
+        pass
+
+    def report(progress):
+        if progress.message in ("highs", "cp-sat"):
+            raise MineError("mine")
+
+    with pytest.raises(MineError, match="mine"):
+        registry.get(name).solve(counted_problem, report=report)
 
 
 CHILD = """

@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 import pytest
+import scipy.optimize
 
 from formulations import LayerProblem
 from formulations.loads import shortages
@@ -13,7 +14,7 @@ from solvers import Limit, SolveLimits, Termination
 from solvers.backend import MilpResult, MilpStatus
 from solvers.base import SolverError
 from solvers.contiguous import Contiguous
-from solvers.highs import Highs
+from solvers.cp_sat import CpSat
 from solvers.l0_munkres import Alternation, L0Munkres
 from solvers.placement import explain_infeasible, place
 
@@ -73,6 +74,42 @@ def test_place_by_hand(load, capacity, min_load, expected):
     assert place(problem, cost).tolist() == expected
 
 
+def test_ranges_of_a_wide_layer_fit_in_memory():
+    """4,096 neurons on 8 workers that may hold any number of them: a flow of 32,768 arcs, not a matrix of slots."""
+    num_neurons, num_workers = 4096, 8
+    problem = placement_problem(num_neurons, capacity=[[num_neurons]] * num_workers)
+    cost = np.random.default_rng(0).integers(0, 1 << 40, (num_neurons, num_workers))
+    assert (place(problem, cost) == cost.argmin(axis=1)).all()
+
+
+@pytest.mark.parametrize("bits", [20, 50, 61])
+def test_a_flow_takes_any_costs(bits):
+    """Costs up to 2^61 leave the flow a placement within its ranges; below 2^50 it is the cheapest."""
+    rng = np.random.default_rng(bits)
+    problem = placement_problem(60, capacity=[[30], [25], [20]], min_load=[[10], [0], [15]])
+    cost = rng.integers(0, 1 << bits, (60, 3))
+    worker = place(problem, cost)
+    count = np.bincount(worker, minlength=3)
+    assert (count <= [30, 25, 20]).all()
+    assert (count >= [10, 0, 15]).all()
+    if bits < 50:
+        slots = np.repeat([0, 1, 2], [30, 25, 20])
+        required = np.repeat([True, False, True, False], [10, 45, 15, 5])
+        padding = np.where(required, 2**40, 0)  # nobody takes the place of a neuron that must be there
+        full = np.vstack([cost[:, slots], np.tile(padding, (15, 1))])
+        rows, columns = scipy.optimize.linear_sum_assignment(full)
+        assert cost[np.arange(60), worker].sum() == full[rows, columns].sum()
+
+
+def test_equal_loads_of_several_resources_are_counts():
+    """Neurons that all weigh 3 and 1,000 bytes: 7 and 2,999 bytes leave room for two, without a MIP."""
+    problem = placement_problem(4, load=[[3, 1000, 0]] * 4, capacity=[[7, 9999, 0], [99, 2999, 0]])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CpSat, "solve", None)
+        assert place(problem, np.array([[0, 5], [0, 7], [0, 1], [0, 2]])).tolist() == [0, 0, 1, 1]
+        assert place(placement_problem(4, load=[[3, 1]] * 4, capacity=[[7, 9], [99, 1]]), np.zeros((4, 2), int)) is None
+
+
 def test_munkres_is_exact_beyond_float64():
     """Costs of 2^54 that differ by 1: the placement is the cheapest in integers, as all exact solvers must agree."""
     base = 2**54
@@ -119,7 +156,7 @@ def test_out_of_time_in_the_first_assignment_step(solver, monkeypatch):
     """No placement in time where loads need a MIP: NO_SOLUTION_FOUND, stopped by TIME, rather than an exception."""
     problem = LayerProblem([[3], [4]], [0], [[0, 2]], load=[[1], [2]], capacity=[[2], [2]])
     nothing = MilpResult(MilpStatus.STOPPED, None, math.inf, -math.inf, Limit.TIME)
-    monkeypatch.setattr(Highs, "solve", lambda *arguments, **options: nothing)
+    monkeypatch.setattr(CpSat, "solve", lambda *arguments, **options: nothing)
     result = solver.solve(problem, limits=SolveLimits(seconds=0.1))
     assert (result.termination, result.limit) == (Termination.NO_SOLUTION_FOUND, Limit.TIME)
 
@@ -135,7 +172,7 @@ def test_out_of_time_in_a_later_assignment_step_keeps_the_best(monkeypatch):
         capacity=[[4], [4]],
     )
     calls = []
-    solve = Highs.solve
+    solve = CpSat.solve
 
     def slower(self, data, start=None, limits=None, report=None):
         calls.append(data)
@@ -143,7 +180,7 @@ def test_out_of_time_in_a_later_assignment_step_keeps_the_best(monkeypatch):
             MilpStatus.STOPPED, None, math.inf, -math.inf, Limit.TIME
         )  # fmt: skip
 
-    monkeypatch.setattr(Highs, "solve", slower)
+    monkeypatch.setattr(CpSat, "solve", slower)
     result = Alternation().solve(problem, limits=SolveLimits(seconds=60))
     assert (result.termination, result.limit) == (Termination.FEASIBLE, Limit.TIME)
     assert result.evaluation.feasible

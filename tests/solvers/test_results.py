@@ -1,6 +1,7 @@
 """SolveResult and SolveLimits check themselves; brute force, the judge of the others, by hand."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -74,6 +75,11 @@ def test_the_consistent_combinations_are_accepted():
         ({"dual_bound": 9}, ContradictionError, r"\b9\b.*\b8\b"),
         ({"termination": Termination.FEASIBLE, "dual_bound": INF, "bound_proved_by": None}, ContradictionError, "inf"),
         ({"limit": Limit.TIME}, SolverError, "TIME"),
+        (
+            {"termination": Termination.INFEASIBLE, "messages": ("short",), "limit": Limit.TIME, **NOTHING},
+            SolverError,
+            "INFEASIBLE, yet stopped by TIME",
+        ),
         # A bound of +∞ or NaN is no bound, and OPTIMAL is a claim about the bound.
         ({"termination": Termination.NO_SOLUTION_FOUND, **NOTHING, "dual_bound": INF}, SolverError, "inf"),
         ({"termination": Termination.FEASIBLE, "dual_bound": math.nan}, SolverError, "nan"),
@@ -127,12 +133,31 @@ def test_limits_must_be_positive(name, value):
         SolveLimits(**{name: value})
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("nodes", 1.5), ("memory_bytes", 1e9), ("seconds", True), ("seconds", "3"), ("gap", "0")]
+)
+def test_limits_must_be_numbers_of_their_kind(name, value):
+    """Fractions of a node, flags and texts are refused with what they are."""
+    with pytest.raises(InputError, match=re.escape(f"limit {name} is {value!r}")):
+        SolveLimits(**{name: value})
+
+
 @pytest.mark.parametrize("value", [-0.1, INF, math.nan])
 def test_the_gap_limit_must_not_be_negative(value):
     """A gap of 0 or more is a limit; anything else is refused."""
     with pytest.raises(InputError, match="limit gap"):
         SolveLimits(gap=value)
     assert SolveLimits(gap=0.5, seconds=1, nodes=3, memory_bytes=10**9).gap == 0.5
+
+
+def test_optimal_is_said_at_equality_only():
+    """A bound one unit of 10^12 below the objective is a gap, however small: OPTIMAL is refused, FEASIBLE is not."""
+    problem = two_neurons(objective_constant=10**12)
+    evaluation = evaluate(problem, Assignment([0, 1]))
+    below = {"evaluation": evaluation, "dual_bound": evaluation.objective - 1}
+    with pytest.raises(SolverError, match="OPTIMAL, yet its bounds are"):
+        result_with(**below)
+    assert result_with(**below, termination=Termination.FEASIBLE).gap < 1e-11
 
 
 def test_brute_force_refuses_what_it_cannot_finish():
