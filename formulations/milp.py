@@ -61,13 +61,11 @@ class MilpData:
 
         Where costs are not negative and every column with a cost is 0 or 1, no solution of
         cost·v ≤ room uses one. A model that has such a solution keeps its optimum, and loses the costs of
-        another order that a solver's tolerances would follow.
-
-        Raises:
-            ValueError: a cost is negative.
+        another order that a solver's tolerances would follow. With a negative cost no column is too dear
+        by itself, and the model stays as it is.
         """
         if np.any(self.cost < 0):
-            raise ValueError(f"the least cost is {self.cost.min():g}; it must not be negative")
+            return self
         dear = self.cost > room
         return replace(self, cost=np.where(dear, 0.0, self.cost), col_upper=np.where(dear, 0.0, self.col_upper))
 

@@ -1,28 +1,27 @@
-"""What the MIP formulations of a layer problem share: how one is built, and how answers go in and out.
-
-Variable families: x[i, p] neuron i sits on worker p; u[j, p] input j is sent to worker p ≠ o(j);
-y[i, j, p] neuron i sits on p without its input j. A formulation may add more.
-"""
+"""What the MIP formulations of a layer problem share: how one is built, and how answers go in and out."""
 
 from __future__ import annotations
 
 import contextlib
 import gc
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from formulations import costs
 from formulations.assignment import Assignment
-from formulations.errors import InputError
+from formulations.columns import ColumnFamily, Columns
+from formulations.evaluation import evaluate
 from formulations.loads import load_units
 from formulations.milp import FloatArray, MilpData, compile_model
 from formulations.presolve import Reduction, unreduced
 from formulations.problem import LayerProblem
 
+IntArray = NDArray[np.int64]
 ModelPart = Callable[[Any, Reduction], None]
 
 
@@ -32,23 +31,15 @@ class Formulation:
 
     Attributes:
         name: for tables and messages.
-        add_variables: adds the variables to a Pyomo model.
-        parts: add the objective and one row family each, in this order.
+        columns: the variable families.
+        rows: add one row family each to a Pyomo model that has the variables, in this order.
         reduce: takes out of a problem what is known beforehand.
     """
 
     name: str
-    add_variables: ModelPart
-    parts: tuple[ModelPart, ...]
+    columns: tuple[ColumnFamily, ...]
+    rows: tuple[ModelPart, ...]
     reduce: Callable[[LayerProblem], Reduction] = unreduced
-
-    def why_not(self, problem: LayerProblem) -> str | None:
-        """Why this formulation cannot express `problem`; None where it can."""
-        if problem.communication != "inputs":
-            return f"the {self.name} formulation has no rows for communication {problem.communication!r}"
-        if problem.message_rules:
-            return f"the {self.name} formulation has no rows for {', '.join(problem.message_rules)}"
-        return None
 
     def compile(self, problem: LayerProblem, before_part: Callable[[str], None] = lambda name: None) -> MilpData:
         """The arrays of the model, with the reduction's constant as their offset. See `build`."""
@@ -61,33 +52,37 @@ class Formulation:
 
         Args:
             before_part: called with the name of each part before it is built; may raise to stop.
-
-        Raises:
-            InputError: the formulation cannot express `problem`.
         """
         import pyomo.environ as pyo
 
-        reason = self.why_not(problem)
-        if reason:
-            raise InputError(f"problem {problem.name!r}: {reason}")
         reduction = self.reduce(problem)
         model = pyo.ConcreteModel(name=f"{problem.name}.{self.name}")
         with building():
-            for part in (self.add_variables, *self.parts):
+            before_part("variables")
+            add_variables(model, [family(reduction) for family in self.columns])
+            for part in self.rows:
                 before_part(part.__name__)
                 part(model, reduction)
         return model
 
     def decode(self, problem: LayerProblem, data: MilpData, values: FloatArray) -> Assignment:
-        """The assignment in a solution's column values, with the messages of the pairs taken out.
+        """The assignment in a solution's column values, with its messages where they are a choice of their own.
 
         Raises:
             ValueError: x is not one worker per neuron.
         """
+        worker = decode_placement(problem, data, values)
+        found = data.decode(np.rint(values))
+        if problem.communication == "partials":
+            partial = np.zeros((problem.num_neurons, problem.num_workers), dtype=bool)
+            for (i, q, p), value in found.get("v", {}).items():
+                partial[i, q] |= value == 1 and worker[i] == p
+            return Assignment(worker, partial=partial if problem.message_rules else None)
         sent = self.reduce(problem).always.copy()
-        for index, value in data.decode(np.rint(values)).get("u", {}).items():
+        for index, value in found.get("u", {}).items():
             sent[index] = value == 1
-        return Assignment(decode_placement(problem, data, values), sent=sent)
+        follows = problem.communication == "per_weight" and problem.messages_follow_placement
+        return Assignment(worker, sent=None if follows else sent)
 
 
 @contextlib.contextmanager
@@ -110,17 +105,26 @@ def building() -> Iterator[None]:
             gc.enable()
 
 
-def free_pairs(reduction: Reduction) -> list[tuple[int, int]]:
-    """(j, p) with p ≠ o(j) that are not known beforehand, in order."""
-    return [(int(j), int(p)) for j, p in np.argwhere(reduction.free)]
+def add_variables(model: Any, families: Sequence[Columns]) -> None:
+    """The variables, and the objective: what they cost, without the constant, which `MilpData.offset` keeps exact."""
+    import pyomo.environ as pyo
+
+    costs, variables = [], []
+    for family in families:
+        bounds = dict(zip(family.keys(), zip(family.lower.tolist(), family.upper.tolist(), strict=True), strict=True))
+        domain = pyo.Binary if family.integer else pyo.Reals
+        variable = pyo.Var(list(bounds), domain=domain, bounds=lambda model, *index, b=bounds: b[index])
+        model.add_component(family.name, variable)
+        costs += family.cost.tolist()
+        variables += list(variable.values())
+    model.objective = pyo.Objective(expr=linear(costs, variables), sense=pyo.minimize)
 
 
-def gains(problem: LayerProblem) -> list[dict[int, int]]:
-    """Per input j, the neurons that gain by keeping their weight to it: {i: g_ij > 0}."""
-    by_input: list[dict[int, int]] = [{} for _ in range(problem.num_inputs)]
-    for j, i in np.argwhere(problem.gain.T > 0).tolist():
-        by_input[j][i] = int(problem.gain[i, j])
-    return by_input
+def linear(coefficients: Sequence[int], variables: Sequence[Any]) -> Any:
+    """Σ coefficient · variable, without building an expression tree."""
+    from pyomo.core.expr.numeric_expr import LinearExpression
+
+    return LinearExpression(linear_coefs=list(coefficients), linear_vars=list(variables))
 
 
 def decode_placement(problem: LayerProblem, data: MilpData, values: FloatArray) -> NDArray[np.int64]:
@@ -142,26 +146,54 @@ def decode_placement(problem: LayerProblem, data: MilpData, values: FloatArray) 
 
 def encode_assignment(problem: LayerProblem, data: MilpData, assignment: Assignment) -> FloatArray:
     """Column values of an assignment with its messages filled in."""
-    worker, sent = assignment.worker, assignment.sent
-    assert sent is not None
-    load = problem.load // load_units(problem)
-    held_PK = np.zeros_like(problem.capacity)
-    np.add.at(held_PK, worker, load)
-    rest = problem.gain == 0
+    value = _Encoding(problem, assignment)
+    return np.array([float(getattr(value, family)(*index)) for family, index in data.columns], dtype=np.float64)
 
-    def value(family: str, index: Any) -> float:
-        if family == "x":
-            return float(worker[index[0]] == index[1])
-        if family == "u":
-            return float(sent[index])
-        if family == "y":
-            i, j, p = index
-            return float(worker[i] == p and not sent[j, p])
-        if family == "held":
-            return float(held_PK[index])
-        if family == "y_rest":
-            j, p, k = index
-            return 0.0 if sent[j, p] else float(load[(worker == p) & rest[:, j], k].sum())
-        raise KeyError(family)
 
-    return np.array([value(family, index) for family, index in data.columns], dtype=np.float64)
+class _Encoding:
+    """What each variable is for an assignment, by family."""
+
+    def __init__(self, problem: LayerProblem, assignment: Assignment) -> None:
+        evaluation = evaluate(problem, assignment)
+        self._problem, self._worker, self._kept = problem, assignment.worker, evaluation.kept
+        nothing = np.zeros((0, 0), dtype=bool)
+        self._partial, self._sent = (nothing if m is None else m for m in (assignment.partial, assignment.sent))
+        if problem.communication == "per_weight":
+            # Sent means used here: an input that no kept weight uses takes no bytes.
+            used = [self._kept[self._worker == p].any(axis=0) for p in range(problem.num_workers)]
+            self._sent = np.stack(used, axis=1) & problem.remote
+        unit_K = load_units(problem)
+        self._load, self._held = problem.load // unit_K, evaluation.load // unit_K
+        self._last: dict[int, bool] = {}
+
+    def x(self, i: int, p: int) -> bool:
+        return bool(self._worker[i] == p)
+
+    def u(self, j: int, p: int) -> bool:
+        return bool(self._sent[j, p])
+
+    def v(self, i: int, q: int, p: int) -> bool:
+        return self.x(i, p) and bool(self._partial[i, q])
+
+    def y(self, i: int, j: int, p: int) -> bool:
+        return self.x(i, p) and not self.u(j, p)
+
+    def held(self, p: int, k: int) -> int:
+        return int(self._held[p, k])
+
+    def y_rest(self, j: int, p: int, k: int) -> int:
+        nothing = (self._worker == p) & (costs.stakes(self._problem, p)[:, j] == 0)
+        return 0 if self.u(j, p) else int(self._load[nothing, k].sum())
+
+    def dropped(self, i: int, j: int, p: int) -> bool:
+        return self._at_hand(i, j, p) and not self._kept[i, j]
+
+    def full(self, i: int, j: int, p: int) -> bool:
+        # Columns come in the order of value: full from the first weight dropped.
+        self._last[p] = self._last.get(p, False) or self.dropped(i, j, p)
+        return self._last[p]
+
+    def _at_hand(self, i: int, j: int, p: int) -> bool:
+        if self._problem.communication == "partials":
+            return self.x(i, p) or bool(self._partial[i, p])
+        return self.x(i, p) and (not self._problem.remote[j, p] or self.u(j, p))

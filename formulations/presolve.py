@@ -1,5 +1,9 @@
 """Pairs (input, worker) whose share of the objective is known before any model is built.
 
+Neurons that share no message (`partials` and `per_weight` under rows (1)–(3) alone) leave no pair at all:
+everything is a cost of their places. What follows is for `inputs`; where more than rows (1)–(3) binds,
+every pair is left.
+
 Where only rows (1)–(3) bind, the pair (j, p), p ≠ o(j), costs min(t_jp, g_j(S_p)). With lo and hi the
 least and the largest g_j(S_p) over the sets that worker p may hold:
 
@@ -16,6 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from formulations import costs
 from formulations.loads import load_ranges, load_units
 from formulations.problem import LayerProblem
 
@@ -27,11 +32,13 @@ BoolArray = NDArray[np.bool_]
 class Reduction:
     """A problem with what is known taken out: F(x) = constant + Σ place_cost x + Σ over free pairs of min(t, g·x).
 
+    Where more than rows (1)–(3) binds, min(t, g·x) is for the messages to settle.
+
     Attributes:
         problem: what was reduced.
         constant: C0, the sends of pairs that always cost t, and each neuron's cheapest place.
         place_cost: N×P, ≥ 0 with a 0 in every row; e_ip and the gains of pairs that are never sent.
-        free: M×P; the pairs left.
+        free: M×P; the pairs left, for which inputs may be sent.
         always: M×P; the pairs that cost t whatever the placement.
         load, least, most: N×K, P×K, P×K; rows (3) in `load_units`.
     """
@@ -47,26 +54,29 @@ class Reduction:
 
 
 def unreduced(problem: LayerProblem) -> Reduction:
-    """Every remote pair is free, and the load ranges are as given."""
-    nowhere = np.zeros_like(problem.remote)
+    """Every remote pair is free where messages are a choice of their own, and the load ranges are as given."""
     ranges = (problem.min_load, np.minimum(problem.capacity, problem.load.sum(axis=0)))
-    return _reduction(problem, 0, problem.place_cost, problem.remote, nowhere, ranges)
+    return _reduction(problem, 0, costs.place_costs(problem), _pairs(problem), np.zeros_like(problem.remote), ranges)
 
 
 def presolve(problem: LayerProblem) -> Reduction:
-    """Take out the pairs that are known, and tighten the load ranges.
-
-    Only where rows (1)–(3) alone bind and messages cost as in `inputs`.
-    """
-    fewest, largest = _gain_ranges(problem)
-    always = problem.remote & (fewest >= problem.send_cost)
-    never = problem.remote & ~always & (largest <= problem.send_cost)
-    place_cost = problem.place_cost.copy()
-    for p in range(problem.num_workers):
-        place_cost[:, p] += problem.gain[:, never[:, p]].sum(axis=1)
+    """Take out the pairs that are known, and tighten the load ranges."""
+    free, place_cost = _pairs(problem), costs.place_costs(problem)
+    always = np.zeros_like(free)
+    if problem.communication == "inputs" and not problem.message_rules:
+        fewest, largest = _gain_ranges(problem)
+        always = free & (fewest >= problem.send_cost)
+        never = free & ~always & (largest <= problem.send_cost)
+        place_cost = place_cost + problem.gain @ never.astype(np.int64)
+        free = free & ~always & ~never
     sends = int(problem.send_cost[always].sum())
-    free = problem.remote & ~always & ~never
     return _reduction(problem, sends, place_cost, free, always, load_ranges(problem))
+
+
+def _pairs(problem: LayerProblem) -> BoolArray:
+    """M×P: inputs may be sent there, and the placement alone does not say at what cost."""
+    shared = problem.communication == "inputs" or (problem.communication == "per_weight" and problem.message_rules)
+    return problem.remote if shared else np.zeros_like(problem.remote)
 
 
 def _reduction(
@@ -80,7 +90,7 @@ def _reduction(
     # What a neuron pays wherever it sits is no part of the choice. Left in, place costs that cancel
     # against the constant would drown everything else in a solver's tolerances.
     cheapest = place_cost.min(axis=1, keepdims=True)
-    constant = problem.base_cost + sends + int(cheapest.sum())
+    constant = costs.constant(problem) + sends + int(cheapest.sum())
     unit = load_units(problem)
     least, most = ranges
     return Reduction(

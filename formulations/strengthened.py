@@ -7,7 +7,8 @@ y_ijp stands for the product x_ip (1 − u_jp), so for every pair (j, p), p ≠ 
     (3a)  lo_{pk} (1 - u_{jp}) \le \sum_i r_{ik} y_{ijp}            \le hi_{pk} (1 - u_{jp})
     (3b)  lo_{pk} u_{jp}       \le \sum_i r_{ik} (x_{ip} - y_{ijp}) \le hi_{pk} u_{jp}
 
-Pairs whose cost is known beforehand are taken out (`presolve`). lo..hi is the worker's load range,
+Every assignment satisfies them, whatever limits bind. Pairs whose cost is known beforehand are taken
+out (`presolve`). lo..hi is the worker's load range,
 tightened by what the others can hold. The neurons that gain nothing from input j count in (3a) and
 (3b) too. They are summed up in one variable per pair and resource,
 y^{rest}_{jpk} = \sum_{i: g_{ij} = 0} r_{ik} y_{ijp}, with the sums of their rows (2), (2a) and (2b): a
@@ -18,26 +19,16 @@ short; its bounds are row (3).
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pyomo.environ as pyo
 
-from formulations import textbook
-from formulations.mip_model import Formulation, free_pairs, gains
+from formulations import columns, limits, textbook
+from formulations.mip_model import Formulation, linear
 from formulations.presolve import Reduction, presolve
-from formulations.textbook import linear
-
-
-def add_variables(model: Any, reduction: Reduction) -> None:
-    """The textbook's, held (worker, resource) within its range, and y_rest (input, worker, resource)."""
-    textbook.add_variables(model, reduction)
-    lo, hi, rest = _tables(reduction)
-    workers, resources = range(reduction.problem.num_workers), range(reduction.problem.num_resources)
-    model.held = pyo.Var(workers, resources, bounds=lambda model, p, k: (lo[p][k], hi[p][k]))
-    index = [(j, p, k) for j, p, k in _pairs_and_resources(reduction) if rest[j][k] > 0]
-    model.y_rest = pyo.Var(index, bounds=lambda model, j, p, k: (0, min(hi[p][k], rest[j][k])))
 
 
 def held_rows(model: Any, reduction: Reduction) -> None:
@@ -52,32 +43,13 @@ def held_rows(model: Any, reduction: Reduction) -> None:
     model.held_rows = pyo.Constraint(range(problem.num_workers), range(problem.num_resources), rule=row)
 
 
-def lost_only_if_placed(model: Any, reduction: Reduction) -> None:
-    """(2a): y ≤ x."""
-
-    def row(model: Any, i: int, j: int, p: int) -> Any:
-        return (None, linear((1, -1), (model.y[i, j, p], model.x[i, p])), 0)
-
-    model.lost_only_if_placed = pyo.Constraint(model.y.index_set(), rule=row)
-
-
-def lost_only_if_unsent(model: Any, reduction: Reduction) -> None:
-    """(2b): y ≤ 1 − u."""
-
-    def row(model: Any, i: int, j: int, p: int) -> Any:
-        return (None, linear((1, 1), (model.y[i, j, p], model.u[j, p])), 1)
-
-    model.lost_only_if_unsent = pyo.Constraint(model.y.index_set(), rule=row)
-
-
 def rest_rows(model: Any, reduction: Reduction) -> None:
-    """(2), (2a) and (2b) summed over the neurons that gain nothing from the input."""
-    gain, load = gains(reduction.problem), reduction.load.tolist()
-    _, hi, rest = _tables(reduction)
+    """(2), (2a) and (2b) summed over the neurons to which the input is worth nothing."""
+    load, most_of, neurons = reduction.load.tolist(), _rest_tables(reduction), _with_a_stake(model)
 
     def held_by_rest(model: Any, j: int, p: int, k: int) -> tuple[list[int], list[Any]]:
-        """Σ_{i: g_ij = 0} r_ik x_ip, as held minus the others, which are few in a sparse layer."""
-        others = [i for i in gain[j] if load[i][k]]
+        """Σ r_ik x_ip over the rest, as held minus the others, which are few in a sparse layer."""
+        others = [i for i in neurons[j, p] if load[i][k]]
         return [1, *(-load[i][k] for i in others)], [model.held[p, k], *(model.x[i, p] for i in others)]
 
     def placed(model: Any, j: int, p: int, k: int) -> Any:
@@ -85,11 +57,11 @@ def rest_rows(model: Any, reduction: Reduction) -> None:
         return (0, linear([*coefficients, -1], [*terms, model.y_rest[j, p, k]]), None)
 
     def unsent(model: Any, j: int, p: int, k: int) -> Any:
-        most = min(hi[p][k], rest[j][k])
+        most = most_of[j][p][k]
         return (None, linear((1, most), (model.y_rest[j, p, k], model.u[j, p])), most)
 
     def sent(model: Any, j: int, p: int, k: int) -> Any:
-        most = min(hi[p][k], rest[j][k])
+        most = most_of[j][p][k]
         coefficients, terms = held_by_rest(model, j, p, k)
         return (None, linear([*coefficients, -1, -most], [*terms, model.y_rest[j, p, k], model.u[j, p]]), 0)
 
@@ -100,7 +72,7 @@ def rest_rows(model: Any, reduction: Reduction) -> None:
 
 def load_times_unsent(model: Any, reduction: Reduction) -> None:
     """(3a): the load row multiplied by 1 − u."""
-    lo, hi, _ = _tables(reduction)
+    lo, hi = reduction.least.tolist(), reduction.most.tolist()
     lost_load = _lost_load(model, reduction)
 
     def at_least(model: Any, j: int, p: int, k: int) -> Any:
@@ -117,7 +89,7 @@ def load_times_unsent(model: Any, reduction: Reduction) -> None:
 
 def load_times_sent(model: Any, reduction: Reduction) -> None:
     """(3b): the load row multiplied by u."""
-    lo, hi, _ = _tables(reduction)
+    lo, hi = reduction.least.tolist(), reduction.most.tolist()
     lost_load = _lost_load(model, reduction)
 
     def load_present(model: Any, j: int, p: int, k: int, bound: int) -> Any:
@@ -136,16 +108,17 @@ def load_times_sent(model: Any, reduction: Reduction) -> None:
 
 
 def _pairs_and_resources(reduction: Reduction) -> list[tuple[int, int, int]]:
-    return [(j, p, k) for j, p in free_pairs(reduction) for k in range(reduction.problem.num_resources)]
+    pairs = np.argwhere(reduction.free).tolist()
+    return [(j, p, k) for j, p in pairs for k in range(reduction.problem.num_resources)]
 
 
 def _lost_load(model: Any, reduction: Reduction) -> Callable[[int, int, int], tuple[list[int], list[Any]]]:
-    """(j, p, k) → coefficients and variables of Σ_i r_ik y_ijp, the neurons without a gain as one term."""
-    gain, load = gains(reduction.problem), reduction.load.tolist()
+    """(j, p, k) → coefficients and variables of Σ_i r_ik y_ijp, the neurons without a stake as one term."""
+    load, neurons = reduction.load.tolist(), _with_a_stake(model)
 
     def terms_of(j: int, p: int, k: int) -> tuple[list[int], list[Any]]:
-        neurons = [i for i in gain[j] if load[i][k]]
-        coefficients, terms = [load[i][k] for i in neurons], [model.y[i, j, p] for i in neurons]
+        heavy = [i for i in neurons[j, p] if load[i][k]]
+        coefficients, terms = [load[i][k] for i in heavy], [model.y[i, j, p] for i in heavy]
         if (j, p, k) in model.y_rest:
             return [*coefficients, 1], [*terms, model.y_rest[j, p, k]]
         return coefficients, terms
@@ -153,25 +126,33 @@ def _lost_load(model: Any, reduction: Reduction) -> Callable[[int, int, int], tu
     return terms_of
 
 
-def _tables(reduction: Reduction) -> tuple[list[list[int]], list[list[int]], list[list[int]]]:
-    """lo and hi (P×K), and the load of the neurons that gain nothing from input j (M×K)."""
-    rest = (reduction.problem.gain == 0).T.astype(np.int64) @ reduction.load
-    return reduction.least.tolist(), reduction.most.tolist(), rest.tolist()
+def _with_a_stake(model: Any) -> dict[tuple[int, int], list[int]]:
+    """By pair (j, p): the neurons to which input j is worth something on p."""
+    by_pair: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for i, j, p in model.y:
+        by_pair[j, p].append(i)
+    return by_pair
+
+
+def _rest_tables(reduction: Reduction) -> Any:
+    """M×P×K: the most that the neurons to which an input is worth nothing can weigh on a worker."""
+    return np.minimum(columns.rest_load(reduction), reduction.most).tolist()
 
 
 STRENGTHENED = Formulation(
     "strengthened",
-    add_variables,
+    (*textbook.COLUMNS, columns.held, columns.rest_losses),
     (
-        textbook.objective,
         textbook.one_worker,
         held_rows,
         textbook.lost_unless_sent,
-        lost_only_if_placed,
-        lost_only_if_unsent,
+        textbook.partial_only_to_its_worker,
+        textbook.lost_only_if_placed,
+        textbook.lost_only_if_unsent,
         rest_rows,
         load_times_unsent,
         load_times_sent,
+        *limits.ROWS,
     ),
     reduce=presolve,
 )

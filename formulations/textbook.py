@@ -1,6 +1,7 @@
-r"""The plain MIP of a layer problem with `inputs` communication.
+r"""The plain MIP of a layer problem.
 
 z is eliminated: y_ijp ≥ 0 says that worker p holds neuron i without input j, and carries the gain lost.
+For `inputs`:
 
     \min  C_0 + \sum_{ip} e_{ip} x_{ip} + \sum_{j, p \ne o(j)} t_{jp} u_{jp} + \sum_{ijp} g_{ij} y_{ijp}
     (1)   \sum_p x_{ip} = 1
@@ -8,7 +9,9 @@ z is eliminated: y_ijp ≥ 0 says that worker p holds neuron i without input j, 
     (3)   min_{pk} \le \sum_i r_{ik} x_{ip} \le R_{pk}
 
 x and u are binary. Abdi et al. 2020 (arXiv 2008.08289) solve the per-weight form of it; here an
-input is paid once per worker.
+input is paid once per worker. `per_weight` differs in its costs alone (`formulations/costs.py`). In
+`partials` all weights of neuron i to the inputs of q are lost or not together, so what is lost is
+x_ip − v_iqp, and (2) is v_iqp ≤ x_ip. Rows (4) to (7) are in `formulations/limits.py`.
 """
 
 from __future__ import annotations
@@ -18,37 +21,9 @@ from typing import Any
 import numpy as np
 import pyomo.environ as pyo
 
-from formulations.mip_model import Formulation, free_pairs, gains
+from formulations import columns, costs, limits
+from formulations.mip_model import Formulation, linear
 from formulations.presolve import Reduction
-
-
-def add_variables(model: Any, reduction: Reduction) -> None:
-    """x (neuron, worker), u (input, worker ≠ owner) and y (neuron, input, worker) where a gain can be lost."""
-    problem, pairs = reduction.problem, free_pairs(reduction)
-    gain = gains(problem)
-    model.x = pyo.Var(
-        [(i, p) for i in range(problem.num_neurons) for p in range(problem.num_workers)], domain=pyo.Binary
-    )
-    model.u = pyo.Var(pairs, domain=pyo.Binary)
-    model.y = pyo.Var([(i, j, p) for j, p in pairs for i in gain[j]], bounds=(0, 1))
-
-
-def objective(model: Any, reduction: Reduction) -> None:
-    """Placement, sends and lost gains. The constant is left to `MilpData.offset`, which is exact.
-
-    Where all loads of a resource are equal no gain counts for more than its send: min(t, Σ g) =
-    min(t, Σ min(g, t)), the LP bound stays as it is, and a hard edge's gain of millions beside a send
-    of 1 does not drown in a solver's tolerances. For unequal loads it could cost two thirds of the
-    strengthened LP bound.
-    """
-    place, send = reduction.place_cost.tolist(), reduction.problem.send_cost.tolist()
-    gain = gains(reduction.problem)
-    equal_loads = bool(np.all(reduction.load == reduction.load[0]))
-    variables = [*model.x.values(), *model.u.values(), *model.y.values()]
-    costs = [place[i][p] for i, p in model.x]
-    costs += [send[j][p] for j, p in model.u]
-    costs += [min(gain[j][i], send[j][p]) if equal_loads else gain[j][i] for i, j, p in model.y]
-    model.objective = pyo.Objective(expr=linear(costs, variables), sense=pyo.minimize)
 
 
 def one_worker(model: Any, reduction: Reduction) -> None:
@@ -85,11 +60,57 @@ def lost_unless_sent(model: Any, reduction: Reduction) -> None:
     model.lost_unless_sent = pyo.Constraint(model.y.index_set(), rule=row)
 
 
-def linear(coefficients: Any, variables: Any) -> Any:
-    """Σ coefficient · variable, without building an expression tree."""
-    from pyomo.core.expr.numeric_expr import LinearExpression
+def partial_only_to_its_worker(model: Any, reduction: Reduction) -> None:
+    """(2) of `partials`: a partial sum goes where its neuron sits."""
 
-    return LinearExpression(linear_coefs=list(coefficients), linear_vars=list(variables))
+    def row(model: Any, i: int, q: int, p: int) -> Any:
+        return (None, linear((1, -1), (model.v[i, q, p], model.x[i, p])), 0)
+
+    model.partial_only_to_its_worker = pyo.Constraint(model.v.index_set(), rule=row)
 
 
-TEXTBOOK = Formulation("textbook", add_variables, (objective, one_worker, load_rows, lost_unless_sent))
+def lost_only_if_placed(model: Any, reduction: Reduction) -> None:
+    """(2a): y ≤ x."""
+
+    def row(model: Any, i: int, j: int, p: int) -> Any:
+        return (None, linear((1, -1), (model.y[i, j, p], model.x[i, p])), 0)
+
+    model.lost_only_if_placed = pyo.Constraint(model.y.index_set(), rule=row)
+
+
+def lost_only_if_unsent(model: Any, reduction: Reduction) -> None:
+    """(2b): y ≤ 1 − u."""
+
+    def row(model: Any, i: int, j: int, p: int) -> Any:
+        return (None, linear((1, 1), (model.y[i, j, p], model.u[j, p])), 1)
+
+    model.lost_only_if_unsent = pyo.Constraint(model.y.index_set(), rule=row)
+
+
+def lost_only_if_not_at_hand(model: Any, reduction: Reduction) -> None:
+    """(2a) and (2b), which say nothing of optima unless losing more than must be could pay."""
+    if costs.losses_follow_order(reduction.problem):
+        lost_only_if_placed(model, reduction)
+        lost_only_if_unsent(model, reduction)
+
+
+COLUMNS = (
+    columns.placements,
+    columns.sends,
+    columns.losses,
+    columns.partial_sums,
+    columns.drops,
+    columns.fills,
+)
+TEXTBOOK = Formulation(
+    "textbook",
+    COLUMNS,
+    (
+        one_worker,
+        load_rows,
+        lost_unless_sent,
+        partial_only_to_its_worker,
+        lost_only_if_not_at_hand,
+        *limits.ROWS,
+    ),
+)

@@ -70,7 +70,9 @@ class BruteForce:
                     best = found
                     trajectory.note(best.objective)
             if best is None:
-                return infeasible_result(self, problem, watch, self._shortage(problem, constraints, watch))
+                return infeasible_result(
+                    self, problem, watch, explain_infeasible(problem, watch.limits_left(), constraints)
+                )
         except STOPS as stop:
             return heuristic_result(self, problem, best, watch, trajectory, stop)
         return SolveResult(
@@ -83,12 +85,6 @@ class BruteForce:
             seconds=watch.elapsed,
             trajectory=tuple(trajectory.steps),
         )
-
-    def _shortage(self, problem: LayerProblem, constraints: Sequence[Constraint], watch: Stopwatch) -> tuple[str, ...]:
-        if next(_placements(problem), None) is None:
-            return explain_infeasible(problem, watch.limits_left())
-        rules = ["the limits, the budgets", *(repr(constraint.name) for constraint in constraints)]
-        return (f"placements fit the load ranges, but none satisfies {' and '.join(rules)}",)
 
 
 def num_assignments(problem: LayerProblem, constraints: Sequence[Constraint] = ()) -> float:

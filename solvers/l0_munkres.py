@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from formulations.assignment import Assignment
 from formulations.constraints import Constraint
+from formulations.costs import separable_cost
 from formulations.evaluation import Evaluation, evaluate
 from formulations.problem import LayerProblem
 from solvers.base import (
@@ -128,24 +129,6 @@ class Alternation:
             if after.objective >= found.objective:
                 return
             worker = worker_next
-
-
-def separable_cost(problem: LayerProblem) -> IntArray:
-    """N×P: what neuron i costs on worker p if it shares no message with another neuron.
-
-    e_ip + Σ_{j: o(j)≠p} min(t_jp, g_ij); for `partials` e_ip + Σ_{q≠p} min(s_iqp, Σ_{j: o(j)=q} g_ij).
-    """
-    cost_NP = problem.place_cost.copy()
-    for p in range(problem.num_workers):
-        if problem.communication == "partials":
-            for q in range(problem.num_workers):
-                if q != p:
-                    gain = problem.gain[:, problem.input_worker == q].sum(axis=1)
-                    cost_NP[:, p] += np.minimum(problem.partial_cost[:, q, p], gain)
-        else:
-            away = problem.remote[:, p]
-            cost_NP[:, p] += np.minimum(problem.send_cost[away, p], problem.gain[:, away]).sum(axis=1)
-    return cost_NP
 
 
 def cost_given_sent(problem: LayerProblem, sent: NDArray[np.bool_]) -> IntArray:

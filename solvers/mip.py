@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from formulations.assignment import Assignment
+from formulations.columns import losses
 from formulations.constraints import Constraint
 from formulations.evaluation import Evaluation, evaluate
 from formulations.loads import load_ranges, load_units
@@ -38,8 +39,9 @@ from solvers.placement import explain_infeasible
 #: Pyomo builds and compiles at least this many y variables a second; a model that would outlast the
 #: time limit is not begun.
 _Y_PER_SECOND = 12_000
-#: Loads are integers, so rounding a solution may change what a worker holds by less than this.
+#: Loads, bytes and losses are integers, so rounding a solution may change their sums by less than this.
 _WORST_ROUNDING = 0.5
+_BYTE_RULES = frozenset({"ingress_capacity", "egress_capacity", "link_capacity", "traffic_budget"})
 
 
 @dataclass(frozen=True)
@@ -60,13 +62,13 @@ class MipSolver:
     def why_not(self, problem: LayerProblem, constraints: Sequence[Constraint] = ()) -> str | None:
         if constraints:
             return f"it does not honour custom constraints yet ({constraints[0].name!r})"
-        total = (problem.load.sum(axis=0) // load_units(problem)).max(initial=0)
-        if total * self.backend.integrality >= _WORST_ROUNDING:
-            return (
-                f"the neurons' loads add up to {total} of their common unit, and {self.backend.name} is exact to "
-                f"{_WORST_ROUNDING / self.backend.integrality:.3g} only; use cp-sat, or loads in a coarser unit"
-            )
-        return self.formulation.why_not(problem)
+        for what, total in _largest_sums(problem).items():
+            if total * self.backend.integrality >= _WORST_ROUNDING:
+                return (
+                    f"{what} add up to {total} of their common unit, and {self.backend.name} is exact to "
+                    f"{_WORST_ROUNDING / self.backend.integrality:.3g} only; use cp-sat, or a coarser unit"
+                )
+        return None
 
     def solve(
         self,
@@ -78,7 +80,7 @@ class MipSolver:
         """See `Solver.solve`.
 
         Raises:
-            UnsupportedError: the formulation cannot express the problem.
+            UnsupportedError: the backend cannot count the problem's loads, bytes or losses exactly.
             MissingPackageError: the backend's package is absent or unusable.
             ContradictionError: the backend's claims contradict the evaluation or a known solution.
         """
@@ -100,6 +102,18 @@ class MipSolver:
         return run.result(answer.limit)
 
 
+def _largest_sums(problem: LayerProblem) -> dict[str, int]:
+    """What the rows add up in integers, and the most it can come to in its common unit."""
+    sums = {"the neurons' loads": int((problem.load.sum(axis=0) // load_units(problem)).max(initial=0))}
+    if _BYTE_RULES.intersection(problem.message_rules):
+        size = problem.partial_bytes if problem.communication == "partials" else problem.input_bytes
+        sums["the messages' bytes"] = int(size.sum()) * problem.num_workers // max(1, int(np.gcd.reduce(size)))
+    if problem.error_budget is not None:
+        loss = problem.prune_cost
+        sums["the losses under the error budget"] = int(loss.sum()) // max(1, int(np.gcd.reduce(loss, axis=None)))
+    return sums
+
+
 class _Run:
     """One solve: its clock, the best known so far, and what was reported."""
 
@@ -117,7 +131,7 @@ class _Run:
         if np.any(lo > hi):
             return explain_infeasible(self._problem, self.watch.limits_left())
         starter = self._solver.starter
-        if starter is None:
+        if starter is None or starter.why_not(self._problem):
             return ()
         start = starter.solve(self._problem, limits=self.watch.limits_left(share=0.2))
         if start.termination is Termination.INFEASIBLE:
@@ -134,8 +148,7 @@ class _Run:
         Raises:
             StoppedError: a limit is reached, or building would outlast the time limit.
         """
-        free = self._solver.formulation.reduce(self._problem).free
-        num_y = int((self._problem.gain > 0).sum(axis=0) @ free.sum(axis=1))
+        num_y = len(losses(self._solver.formulation.reduce(self._problem)))
         if num_y / _Y_PER_SECOND > self.watch.remaining:
             raise StoppedError(
                 Limit.TIME,
@@ -197,13 +210,15 @@ class _Run:
             self._dual_bound = bound
 
     def _decoded(self, answer: MilpResult, data: MilpData, where: str) -> Evaluation:
-        """The answer's placement with the best messages for it, evaluated."""
+        """The answer's placement, with its messages where they do not follow from it, else the best ones; evaluated."""
         assert answer.values is not None
         try:
-            worker = self._solver.formulation.decode(self._problem, data, answer.values).worker
+            assignment = self._solver.formulation.decode(self._problem, data, answer.values)
         except ValueError as error:
             raise ContradictionError(f"{where}: claims a solution, but {error}") from None
-        found = evaluate(self._problem, Assignment(worker))
+        if self._problem.messages_follow_placement:
+            assignment = Assignment(assignment.worker)
+        found = evaluate(self._problem, assignment)
         if not found.feasible:
             broken = "; ".join(str(violation) for violation in found.violations)
             raise ContradictionError(f"{where}: claims a feasible solution, but {broken}")

@@ -149,21 +149,28 @@ def solve_by_placing_once(
     return heuristic_result(solver, problem, evaluation, watch, trajectory, stopped)
 
 
-def explain_infeasible(problem: LayerProblem, limits: SolveLimits = SolveLimits()) -> tuple[str, ...]:
-    """Which worker is short of how much of which resource: by counting, else by the placement that misses by least.
+def explain_infeasible(
+    problem: LayerProblem, limits: SolveLimits = SolveLimits(), constraints: Sequence[Constraint] = ()
+) -> tuple[str, ...]:
+    """What an infeasible problem is short of.
 
-    The search for that placement ends after 10 s at the latest.
+    Where no placement fits, which worker is short of how much of which resource: by counting, else by the
+    placement that misses by least. Otherwise the rules that no assignment satisfies. The search for a
+    placement ends after 10 s at the latest.
 
     Raises:
         KeyboardInterrupt: Ctrl-C during the search.
-        SolverError: a placement fits after all.
+        SolverError: a placement fits after all, and nothing else binds.
     """
     counted = shortages(problem)
     if counted:
         return tuple(counted)
     from solvers.cp_sat import CpSat
 
+    rules = [*problem.message_rules, *(repr(constraint.name) for constraint in constraints)]
     unknown = "no placement fits the load ranges; which worker falls short was not found"
+    if rules:
+        unknown = f"no placement within the load ranges satisfies {', '.join(rules)}; whether any fits was not found"
     seconds = min(_EXPLAIN_SECONDS, limits.seconds or _EXPLAIN_SECONDS)
     try:
         answer = CpSat().solve(shortfall_data(problem), None, replace(limits, seconds=seconds))
@@ -173,10 +180,21 @@ def explain_infeasible(problem: LayerProblem, limits: SolveLimits = SolveLimits(
         raise KeyboardInterrupt
     if answer.values is None:
         return (f"{unknown} in time",)
-    worker = placement_of(problem, answer.values)
+    missed = _misses(problem, placement_of(problem, answer.values))
+    if not missed:
+        if rules:
+            return (f"placements fit the load ranges, but none satisfies {', '.join(rules)}",)
+        raise SolverError(f"problem {problem.name!r} was called infeasible, yet a placement fits; report the file")
+    if answer.status is not MilpStatus.OPTIMAL:
+        missed.append("a closer one may exist: the search for it was stopped")
+    return tuple(missed)
+
+
+def _misses(problem: LayerProblem, worker: IntArray) -> list[str]:
+    """Where a placement leaves the load ranges, and by how much."""
     held = np.zeros_like(problem.capacity)
     np.add.at(held, worker, problem.load)
-    found = [
+    return [
         f"no placement fits; the closest {verb} of worker {problem.worker_names[p]}, "
         f"{bound[p, k]} of {problem.resource_names[k]!r}, by {missed[p, k]}"
         for verb, bound, missed in (
@@ -185,8 +203,3 @@ def explain_infeasible(problem: LayerProblem, limits: SolveLimits = SolveLimits(
         )
         for p, k in np.argwhere(missed > 0)
     ]
-    if not found:
-        raise SolverError(f"problem {problem.name!r} was called infeasible, yet a placement fits; report the file")
-    if answer.status is not MilpStatus.OPTIMAL:
-        found.append("a closer one may exist: the search for it was stopped")
-    return tuple(found)

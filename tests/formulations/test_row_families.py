@@ -8,7 +8,10 @@ import pytest
 
 from formulations import LayerProblem, strengthened, textbook
 from formulations.loads import load_ranges
+from formulations.mip_model import add_variables
 from formulations.presolve import unreduced
+from formulations.strengthened import STRENGTHENED
+from formulations.textbook import TEXTBOOK
 
 #: Neuron 2 gains nothing from input 0, neuron 0 nothing from input 1. Both workers must hold a load of 2 to 4:
 #: worker 0 by its own minimum, worker 1 since worker 0 cannot hold more than 4 of 6.
@@ -40,20 +43,20 @@ def state(worker, sent=()):
     return values
 
 
-def bare_model(family, variables=strengthened.add_variables, problem=PROBLEM):
-    """The variables and one row family (or the objective)."""
+def bare_model(family, formulation=STRENGTHENED, problem=PROBLEM):
+    """The variables, the objective and one row family."""
     model, reduction = pyo.ConcreteModel(), unreduced(problem)
-    if variables is strengthened.add_variables:
+    if formulation is STRENGTHENED:
         least, most = load_ranges(problem)  # no load is a multiple of anything but 1
         reduction = dataclasses.replace(reduction, least=least, most=most)
-    variables(model, reduction)
+    add_variables(model, [columns(reduction) for columns in formulation.columns])
     family(model, reduction)
     return model
 
 
-def broken(family, values, variables=strengthened.add_variables):
+def broken(family, values, formulation=STRENGTHENED):
     """(name, index) of the rows of `family` that the values break; the family must have rows."""
-    model = bare_model(family, variables)
+    model = bare_model(family, formulation)
     for variable in model.component_data_objects(pyo.Var):
         variable.set_value(values[variable.parent_component().name, variable.index()], skip_validation=True)
     rows = list(model.component_data_objects(pyo.Constraint))
@@ -72,8 +75,8 @@ FAMILIES = [
     textbook.load_rows,
     textbook.lost_unless_sent,
     strengthened.held_rows,
-    strengthened.lost_only_if_placed,
-    strengthened.lost_only_if_unsent,
+    textbook.lost_only_if_placed,
+    textbook.lost_only_if_unsent,
     strengthened.rest_rows,
     strengthened.load_times_unsent,
     strengthened.load_times_sent,
@@ -103,7 +106,7 @@ def test_variables():
 
 def test_objective_counts_the_terms():
     """The objective is placement beyond each neuron's cheapest place, sends and lost gains; the constant is apart."""
-    model = bare_model(textbook.objective)
+    model = bare_model(lambda model, reduction: None)
     for variable in model.component_data_objects(pyo.Var):
         variable.set_value(state((1, 0, 1), [(1, 0)])[variable.parent_component().name, variable.index()])
     # Neuron 0 on 1 and without input 0: 5 lost. Neuron 1 on 0 gets input 1 for 9. Neuron 2 on 1 has all it needs.
@@ -125,16 +128,16 @@ def test_one_worker():
 def test_load_rows():
     """(3): both ends of a worker's own range."""
     # Worker 0 holds 2 + 3 = 5 > 4; worker 1 holds 1, which its own minimum of 0 allows.
-    assert broken(textbook.load_rows, state((0, 0, 1)), textbook.add_variables) == {("load_rows", (0, ONLY))}
+    assert broken(textbook.load_rows, state((0, 0, 1)), TEXTBOOK) == {("load_rows", (0, ONLY))}
     # Worker 0 holds 1 < 2, worker 1 5 > 4.
     both = {("load_rows", (0, ONLY)), ("load_rows", (1, ONLY))}
-    assert broken(textbook.load_rows, state((1, 1, 0)), textbook.add_variables) == both
+    assert broken(textbook.load_rows, state((1, 1, 0)), TEXTBOOK) == both
 
 
 def test_textbook_families_need_only_its_variables():
     """The textbook's rows can be built on the textbook's variables."""
     for family in (textbook.one_worker, textbook.load_rows, textbook.lost_unless_sent):
-        assert broken(family, state((0, 1, 1)), textbook.add_variables) == set()
+        assert broken(family, state((0, 1, 1)), TEXTBOOK) == set()
 
 
 def test_lost_unless_sent():
@@ -159,17 +162,13 @@ def test_held_rows():
 def test_lost_only_if_placed():
     """(2a): a neuron elsewhere loses nothing here."""
     values = state((0, 1, 1))
-    assert broken(strengthened.lost_only_if_placed, values | {("y", (0, 0, 1)): 1}) == {
-        ("lost_only_if_placed", (0, 0, 1))
-    }
+    assert broken(textbook.lost_only_if_placed, values | {("y", (0, 0, 1)): 1}) == {("lost_only_if_placed", (0, 0, 1))}
 
 
 def test_lost_only_if_unsent():
     """(2b): nothing is lost of an input that is sent."""
     values = state((1, 0, 1), [(0, 1)])
-    assert broken(strengthened.lost_only_if_unsent, values | {("y", (0, 0, 1)): 1}) == {
-        ("lost_only_if_unsent", (0, 0, 1))
-    }
+    assert broken(textbook.lost_only_if_unsent, values | {("y", (0, 0, 1)): 1}) == {("lost_only_if_unsent", (0, 0, 1))}
 
 
 def test_rest_rows():

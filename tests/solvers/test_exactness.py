@@ -40,6 +40,9 @@ class Answered:
     answer: object
     name: str = "answered"
 
+    def why_not(self, problem, constraints=()):
+        return None
+
     def solve(self, problem, constraints=(), limits=None, report=None):
         return self.answer
 
