@@ -90,13 +90,29 @@ def _cp_sat_textbook(seed: int) -> Solver:
     return MipSolver("cp-sat-textbook", TEXTBOOK, CpSat(seed=seed), starter=_alternation(seed))
 
 
+def _scip(seed: int) -> Solver:
+    from formulations.strengthened import STRENGTHENED
+    from solvers.mip import MipSolver
+    from solvers.scip import Scip
+
+    return MipSolver("scip", STRENGTHENED, Scip(seed=seed), starter=_alternation(seed))
+
+
+def _scip_textbook(seed: int) -> Solver:
+    from formulations.textbook import TEXTBOOK
+    from solvers.mip import MipSolver
+    from solvers.scip import Scip
+
+    return MipSolver("scip-textbook", TEXTBOOK, Scip(seed=seed), starter=_alternation(seed))
+
+
 def _check_highs() -> object:
     from solvers.highs import check_version
 
     return check_version()
 
 
-def _check_cp_sat() -> object:
+def _check_ortools() -> object:
     from solvers.cp_sat import check_version
 
     return check_version()
@@ -108,8 +124,10 @@ SOLVERS: dict[str, Entry] = {
     "alternation": Entry("place, choose the sends, repeat; several starts", _alternation),
     "highs": Entry("HiGHS on the strengthened MIP, started from alternation", _highs, _check_highs),
     "highs-textbook": Entry("HiGHS on the textbook MIP, started from alternation", _highs_textbook, _check_highs),
-    "cp-sat": Entry("CP-SAT on the strengthened MIP, started from alternation", _cp_sat, _check_cp_sat),
-    "cp-sat-textbook": Entry("CP-SAT on the textbook MIP, started from alternation", _cp_sat_textbook, _check_cp_sat),
+    "cp-sat": Entry("CP-SAT on the strengthened MIP, started from alternation", _cp_sat, _check_ortools),
+    "cp-sat-textbook": Entry("CP-SAT on the textbook MIP, started from alternation", _cp_sat_textbook, _check_ortools),
+    "scip": Entry("SCIP on the strengthened MIP, started from alternation", _scip, _check_ortools),
+    "scip-textbook": Entry("SCIP on the textbook MIP, started from alternation", _scip_textbook, _check_ortools),
     "brute-force": Entry("every assignment; tiny problems only", _brute_force),
 }
 
