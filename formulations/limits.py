@@ -30,7 +30,7 @@ import pyomo.environ as pyo
 
 from formulations import costs
 from formulations.fields import NO_LIMIT
-from formulations.mip_model import linear
+from formulations.mip_model import impossible, linear
 from formulations.presolve import Reduction
 
 Key = tuple[int, int, int]
@@ -126,8 +126,7 @@ def at_most(model: Any, limit: int, coefficients: Sequence[int], variables: Sequ
     """
     used = [(c, v) for c, v in zip(coefficients, variables, strict=True) if c]
     if not used:
-        # Pyomo takes no row without a variable; x ≥ 2 is one that nothing satisfies.
-        return pyo.Constraint.Feasible if limit >= 0 else (2, linear([1], [model.x[0, 0]]), None)
+        return pyo.Constraint.Feasible if limit >= 0 else impossible(model)
     unit = math.gcd(*(c for c, _ in used))
     # A limit beyond the sum never binds; it may be beyond what float64 holds.
     most = min(limit, sum(max(c, 0) for c, _ in used)) // unit

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,6 +13,50 @@ import scipy.sparse
 from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Names:
+    """What columns or rows belong to. A model may have millions, so tuples are made only when asked for.
+
+    Attributes:
+        runs: family and index (n×d) of each stretch of one family, in order.
+    """
+
+    runs: tuple[tuple[str, IntArray], ...]
+
+    @classmethod
+    def of(cls, names: Sequence[tuple[str, Any]]) -> Names:
+        """From (family, index) of each: an index is a tuple, one number, or None."""
+        runs = []
+        for family, run in itertools.groupby(names, key=lambda name: name[0]):
+            index = [() if key is None else key if isinstance(key, tuple) else (key,) for _, key in run]
+            runs.append((family, np.array(index, dtype=np.int64).reshape(len(index), -1)))
+        return cls(tuple(runs))
+
+    def __len__(self) -> int:
+        return sum(len(index) for _, index in self.runs)
+
+    @functools.cached_property
+    def tuples(self) -> tuple[tuple[str, Any], ...]:
+        """(family, index) of each."""
+        found: list[tuple[str, Any]] = []
+        for family, index in self.runs:
+            keys: list[Any] = [tuple(key) for key in index.tolist()]
+            if index.shape[1] < 2:
+                keys = [key[0] if key else None for key in keys]
+            found += [(family, key) for key in keys]
+        return tuple(found)
+
+    def of_family(self, family: str) -> tuple[tuple[IntArray, ...], IntArray]:
+        """The index of all in one family, by dimension, and where they stand; both empty where there is none."""
+        starts = itertools.accumulate((len(index) for _, index in self.runs), initial=0)
+        found = [(index, start) for (name, index), start in zip(self.runs, starts, strict=False) if name == family]
+        if not found:
+            return (), np.zeros(0, dtype=np.int64)
+        where = np.concatenate([np.arange(start, start + len(index)) for index, start in found])
+        return tuple(np.concatenate([index for index, _ in found]).T), where
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,8 +70,8 @@ class MilpData:
         matrix: m×n, compressed by rows.
         row_lower, row_upper: m; infinite where open.
         integer: n; the column must be integral.
-        columns: n; (variable family, index) of each column, as in the Pyomo model it came from.
-        rows: m; (row family, index) of each row.
+        column_names: n; the variable of each column, as in the Pyomo model.
+        row_names: m; the row family and index of each row.
     """
 
     cost: FloatArray
@@ -35,26 +82,26 @@ class MilpData:
     col_lower: FloatArray
     col_upper: FloatArray
     integer: NDArray[np.bool_]
-    columns: tuple[tuple[str, Any], ...]
-    rows: tuple[tuple[str, Any], ...]
+    column_names: Names
+    row_names: Names
 
     @property
     def num_columns(self) -> int:
-        return len(self.columns)
+        return len(self.cost)
 
     @property
     def num_rows(self) -> int:
-        return len(self.rows)
+        return len(self.row_lower)
 
-    def decode(self, values: FloatArray) -> dict[str, dict[Any, float]]:
-        """Column values by variable family and index.
+    @property
+    def columns(self) -> tuple[tuple[str, Any], ...]:
+        """(variable family, index) of each column."""
+        return self.column_names.tuples
 
-        A variable that occurs in no row and no cost has no column and is absent here.
-        """
-        families: dict[str, dict[Any, float]] = {}
-        for (family, index), value in zip(self.columns, values.tolist(), strict=True):
-            families.setdefault(family, {})[index] = value
-        return families
+    @property
+    def rows(self) -> tuple[tuple[str, Any], ...]:
+        """(row family, index) of each row."""
+        return self.row_names.tuples
 
     def without_dear(self, room: float) -> MilpData:
         """The same model without the columns that alone cost more than `room`.
@@ -107,6 +154,6 @@ def compile_model(model: Any, offset: int = 0) -> MilpData:
         col_lower=np.array(lower, dtype=np.float64),
         col_upper=np.array(upper, dtype=np.float64),
         integer=np.array([not var.is_continuous() for var in form.columns], dtype=bool),
-        columns=tuple((var.parent_component().name, var.index()) for var in form.columns),
-        rows=tuple((row.constraint.parent_component().name, row.constraint.index()) for row in form.rows),
+        column_names=Names.of([(var.parent_component().name, var.index()) for var in form.columns]),
+        row_names=Names.of([(row.constraint.parent_component().name, row.constraint.index()) for row in form.rows]),
     )

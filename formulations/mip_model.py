@@ -13,16 +13,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from formulations import costs
+from formulations.arrays import Layout, Rows
 from formulations.assignment import Assignment
 from formulations.columns import ColumnFamily, Columns
 from formulations.evaluation import evaluate
 from formulations.loads import load_units
-from formulations.milp import FloatArray, MilpData, compile_model
+from formulations.milp import FloatArray, MilpData
 from formulations.presolve import Reduction, unreduced
 from formulations.problem import LayerProblem
 
 IntArray = NDArray[np.int64]
+BoolArray = NDArray[np.bool_]
 ModelPart = Callable[[Any, Reduction], None]
+ArrayPart = Callable[[Layout], list[Rows]]
 
 
 @dataclass(frozen=True)
@@ -33,22 +36,33 @@ class Formulation:
         name: for tables and messages.
         columns: the variable families.
         rows: add one row family each to a Pyomo model that has the variables, in this order.
+        array_rows: the same row families as arrays.
         reduce: takes out of a problem what is known beforehand.
     """
 
     name: str
     columns: tuple[ColumnFamily, ...]
     rows: tuple[ModelPart, ...]
+    array_rows: tuple[ArrayPart, ...]
     reduce: Callable[[LayerProblem], Reduction] = unreduced
 
     def compile(self, problem: LayerProblem, before_part: Callable[[str], None] = lambda name: None) -> MilpData:
-        """The arrays of the model, with the reduction's constant as their offset. See `build`."""
-        model = self.build(problem, before_part)
+        """The model as arrays, with the reduction's constant as their offset.
+
+        Args:
+            before_part: called with the name of each part before it is built; may raise to stop.
+        """
+        before_part("variables")
+        reduction = self.reduce(problem)
+        layout, rows = Layout(reduction, [family(reduction) for family in self.columns]), []
+        for part in self.array_rows:
+            before_part(part.__name__)
+            rows += part(layout)
         before_part("arrays")
-        return compile_model(model, self.reduce(problem).constant)
+        return layout.assemble(reduction.constant, rows)
 
     def build(self, problem: LayerProblem, before_part: Callable[[str], None] = lambda name: None) -> Any:
-        """The Pyomo model. Its objective lacks the reduction's constant.
+        """The same as a Pyomo model, to look at and to add to. Its objective lacks the reduction's constant.
 
         Args:
             before_part: called with the name of each part before it is built; may raise to stop.
@@ -72,15 +86,13 @@ class Formulation:
             ValueError: x is not one worker per neuron.
         """
         worker = decode_placement(problem, data, values)
-        found = data.decode(np.rint(values))
         if problem.communication == "partials":
-            partial = np.zeros((problem.num_neurons, problem.num_workers), dtype=bool)
-            for (i, q, p), value in found.get("v", {}).items():
-                partial[i, q] |= value == 1 and worker[i] == p
+            summed = np.zeros(problem.partial_cost.shape, dtype=bool)
+            _set_ones(summed, data, values, "v")
+            partial = summed[np.arange(problem.num_neurons), :, worker]
             return Assignment(worker, partial=partial if problem.message_rules else None)
         sent = self.reduce(problem).always.copy()
-        for index, value in found.get("u", {}).items():
-            sent[index] = value == 1
+        _set_ones(sent, data, values, "u")
         follows = problem.communication == "per_weight" and problem.messages_follow_placement
         return Assignment(worker, sent=None if follows else sent)
 
@@ -127,6 +139,11 @@ def linear(coefficients: Sequence[int], variables: Sequence[Any]) -> Any:
     return LinearExpression(linear_coefs=list(coefficients), linear_vars=list(variables))
 
 
+def impossible(model: Any) -> Any:
+    """x[0, 0] ≥ 2. Pyomo takes no rows that are impossible on their face; this is one that it cannot see."""
+    return (2, linear([1], [model.x[0, 0]]), None)
+
+
 def decode_placement(problem: LayerProblem, data: MilpData, values: FloatArray) -> NDArray[np.int64]:
     """The worker of each neuron in a solution's column values.
 
@@ -134,8 +151,7 @@ def decode_placement(problem: LayerProblem, data: MilpData, values: FloatArray) 
         ValueError: x is not one worker per neuron.
     """
     placed = np.zeros((problem.num_neurons, problem.num_workers), dtype=bool)
-    for index, value in data.decode(np.rint(values))["x"].items():
-        placed[index] = value == 1
+    _set_ones(placed, data, values, "x")
     num_homes = placed.sum(axis=1)
     if np.any(num_homes != 1):
         i = int(np.flatnonzero(num_homes != 1)[0])
@@ -144,56 +160,71 @@ def decode_placement(problem: LayerProblem, data: MilpData, values: FloatArray) 
     return worker
 
 
+def _set_ones(mask: BoolArray, data: MilpData, values: FloatArray, family: str) -> None:
+    """Sets `mask` where the variable of that index is 1."""
+    index, where = data.column_names.of_family(family)
+    one = np.rint(values[where]) == 1
+    if one.any():
+        mask[tuple(part[one] for part in index)] = True
+
+
 def encode_assignment(problem: LayerProblem, data: MilpData, assignment: Assignment) -> FloatArray:
     """Column values of an assignment with its messages filled in."""
-    value = _Encoding(problem, assignment)
-    return np.array([float(getattr(value, family)(*index)) for family, index in data.columns], dtype=np.float64)
+    encoding, values = _Encoding(problem, assignment), np.zeros(data.num_columns)
+    for family in dict.fromkeys(family for family, _ in data.column_names.runs):
+        index, where = data.column_names.of_family(family)
+        values[where] = getattr(encoding, family)(*index)
+    return values
 
 
 class _Encoding:
-    """What each variable is for an assignment, by family."""
+    """What the variables of each family are for an assignment, by index arrays."""
 
     def __init__(self, problem: LayerProblem, assignment: Assignment) -> None:
         evaluation = evaluate(problem, assignment)
-        self._problem, self._worker, self._kept = problem, assignment.worker, evaluation.kept
+        workers = np.arange(problem.num_workers)
+        self._problem, self._kept = problem, evaluation.kept
+        self._placed = assignment.worker[:, None] == workers
         nothing = np.zeros((0, 0), dtype=bool)
         self._partial, self._sent = (nothing if m is None else m for m in (assignment.partial, assignment.sent))
         if problem.communication == "per_weight":
             # Sent means used here: an input that no kept weight uses takes no bytes.
-            used = [self._kept[self._worker == p].any(axis=0) for p in range(problem.num_workers)]
+            used = [self._kept[self._placed[:, p]].any(axis=0) for p in workers]
             self._sent = np.stack(used, axis=1) & problem.remote
         unit_K = load_units(problem)
         self._load, self._held = problem.load // unit_K, evaluation.load // unit_K
-        self._last: dict[int, bool] = {}
 
-    def x(self, i: int, p: int) -> bool:
-        return bool(self._worker[i] == p)
+    def x(self, i: IntArray, p: IntArray) -> Any:
+        return self._placed[i, p]
 
-    def u(self, j: int, p: int) -> bool:
-        return bool(self._sent[j, p])
+    def u(self, j: IntArray, p: IntArray) -> Any:
+        return self._sent[j, p]
 
-    def v(self, i: int, q: int, p: int) -> bool:
-        return self.x(i, p) and bool(self._partial[i, q])
+    def v(self, i: IntArray, q: IntArray, p: IntArray) -> Any:
+        return self._placed[i, p] & self._partial[i, q]
 
-    def y(self, i: int, j: int, p: int) -> bool:
-        return self.x(i, p) and not self.u(j, p)
+    def y(self, i: IntArray, j: IntArray, p: IntArray) -> Any:
+        return self._placed[i, p] & ~self._sent[j, p]
 
-    def held(self, p: int, k: int) -> int:
-        return int(self._held[p, k])
+    def held(self, p: IntArray, k: IntArray) -> Any:
+        return self._held[p, k]
 
-    def y_rest(self, j: int, p: int, k: int) -> int:
-        nothing = (self._worker == p) & (costs.stakes(self._problem, p)[:, j] == 0)
-        return 0 if self.u(j, p) else int(self._load[nothing, k].sum())
+    def y_rest(self, j: IntArray, p: IntArray, k: IntArray) -> Any:
+        held = [self._load * here[:, None] for here in self._placed.T]
+        nothing = [(costs.stakes(self._problem, q) == 0).T.astype(np.int64) for q in range(len(held))]
+        rest_MPK = np.stack([without @ load for without, load in zip(nothing, held, strict=True)], axis=1)
+        return rest_MPK[j, p, k] * ~self._sent[j, p]
 
-    def dropped(self, i: int, j: int, p: int) -> bool:
-        return self._at_hand(i, j, p) and not self._kept[i, j]
-
-    def full(self, i: int, j: int, p: int) -> bool:
-        # Columns come in the order of value: full from the first weight dropped.
-        self._last[p] = self._last.get(p, False) or self.dropped(i, j, p)
-        return self._last[p]
-
-    def _at_hand(self, i: int, j: int, p: int) -> bool:
+    def dropped(self, i: IntArray, j: IntArray, p: IntArray) -> Any:
         if self._problem.communication == "partials":
-            return self.x(i, p) or bool(self._partial[i, p])
-        return self.x(i, p) and (not self._problem.remote[j, p] or self.u(j, p))
+            at_hand = self._placed[i, p] | self._partial[i, p]
+        else:
+            at_hand = self._placed[i, p] & (~self._problem.remote[j, p] | self._sent[j, p])
+        return at_hand & ~self._kept[i, j]
+
+    def full(self, i: IntArray, j: IntArray, p: IntArray) -> Any:
+        full = self.dropped(i, j, p)
+        for worker in np.unique(p):
+            # Columns come in the order of value: full from the first weight dropped.
+            full[p == worker] = np.logical_or.accumulate(full[p == worker])
+        return full

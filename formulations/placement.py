@@ -10,14 +10,12 @@ Shapes: N neurons, P workers, K resources. Column i·P + p is x[i, p]; load rows
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import scipy.sparse
 from numpy.typing import NDArray
 
 from formulations.loads import load_units
-from formulations.milp import FloatArray, MilpData
+from formulations.milp import FloatArray, MilpData, Names
 from formulations.problem import LayerProblem
 
 IntArray = NDArray[np.int64]
@@ -47,7 +45,7 @@ def shortfall_data(problem: LayerProblem) -> MilpData:
     total_K = problem.load.sum(axis=0)
     share = np.tile(np.maximum(1, _SHARES // np.maximum(1, total_K)), problem.num_workers)
     most = (total_K + problem.min_load).ravel()
-    index = list(np.ndindex(problem.capacity.shape))
+    index = np.argwhere(np.ones_like(problem.capacity))
     return MilpData(
         cost=np.concatenate([plain.cost, share, share]),
         offset=0,
@@ -57,8 +55,8 @@ def shortfall_data(problem: LayerProblem) -> MilpData:
         col_lower=np.zeros(plain.num_columns + 2 * num_rows),
         col_upper=np.concatenate([plain.col_upper, most, most]),
         integer=np.ones(plain.num_columns + 2 * num_rows, dtype=bool),
-        columns=(*plain.columns, *(("over", pk) for pk in index), *(("under", pk) for pk in index)),
-        rows=(*plain.rows[:num_neurons], *(("at_most", pk) for pk in index), *(("at_least", pk) for pk in index)),
+        column_names=Names((*plain.column_names.runs, ("over", index), ("under", index))),
+        row_names=Names((plain.row_names.runs[0], ("at_most", index), ("at_least", index))),
     )
 
 
@@ -72,9 +70,7 @@ def _data(
     order = np.arange(held.shape[0]).reshape(-1, num_workers).T.ravel()  # kron's rows come by resource, then worker
     matrix = scipy.sparse.csr_matrix(scipy.sparse.vstack([one_worker, scipy.sparse.csr_matrix(held)[order]]))
     ones = np.ones(num_neurons)
-    columns: list[tuple[str, Any]] = [("x", ip) for ip in np.ndindex(cost_NP.shape)]
-    rows: list[tuple[str, Any]] = [("one_worker", i) for i in range(num_neurons)]
-    rows += [("load_rows", pk) for pk in np.ndindex(least_PK.shape)]
+    each_x, each_load = (np.argwhere(np.ones_like(array)) for array in (cost_NP, least_PK))
     return MilpData(
         cost=cost_NP.ravel().astype(np.float64),
         offset=0,
@@ -84,8 +80,8 @@ def _data(
         col_lower=np.zeros(cost_NP.size),
         col_upper=np.ones(cost_NP.size),
         integer=np.ones(cost_NP.size, dtype=bool),
-        columns=tuple(columns),
-        rows=tuple(rows),
+        column_names=Names((("x", each_x),)),
+        row_names=Names((("one_worker", np.arange(num_neurons)[:, None]), ("load_rows", each_load))),
     )
 
 

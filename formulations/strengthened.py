@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import pyomo.environ as pyo
 
-from formulations import columns, limits, textbook
+from formulations import array_limits, array_rows, columns, limits, textbook
 from formulations.mip_model import Formulation, linear
 from formulations.presolve import Reduction, presolve
 
@@ -154,5 +154,6 @@ STRENGTHENED = Formulation(
         load_times_sent,
         *limits.ROWS,
     ),
+    (*array_rows.STRENGTHENED, *array_limits.ROWS),
     reduce=presolve,
 )

@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 import pyomo.environ as pyo
 
-from formulations import columns, costs, limits
-from formulations.mip_model import Formulation, linear
+from formulations import array_limits, array_rows, columns, costs, limits
+from formulations.mip_model import Formulation, impossible, linear
 from formulations.presolve import Reduction
 
 
@@ -44,8 +44,7 @@ def load_rows(model: Any, reduction: Reduction) -> None:
         neurons = np.flatnonzero(reduction.load[:, k]).tolist()
         least, most = int(reduction.least[p, k]), int(reduction.most[p, k])
         if not neurons or least > most:
-            # Pyomo takes no rows that are impossible on their face; x ≥ 2 is one that it cannot see.
-            return pyo.Constraint.Feasible if least <= 0 <= most else (2, linear([1], [model.x[0, p]]), None)
+            return pyo.Constraint.Feasible if least <= 0 <= most else impossible(model)
         return (least, linear(reduction.load[neurons, k].tolist(), [model.x[i, p] for i in neurons]), most)
 
     model.load_rows = pyo.Constraint(range(problem.num_workers), range(problem.num_resources), rule=row)
@@ -113,4 +112,5 @@ TEXTBOOK = Formulation(
         lost_only_if_not_at_hand,
         *limits.ROWS,
     ),
+    (*array_rows.TEXTBOOK, *array_limits.ROWS),
 )
