@@ -10,7 +10,6 @@ Shapes: N neurons, M inputs, P workers, K resources.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,6 @@ from formulations.problem import LayerProblem
 IntArray = NDArray[np.int64]
 
 
-@dataclass
 class Annealer:
     """A placement under way, and the best one met.
 
@@ -33,30 +31,34 @@ class Annealer:
         best_worker, best_cost: the best met since `start`.
     """
 
-    problem: LayerProblem
-    seed: int
-    worker: IntArray = field(init=False)
-    best_worker: IntArray = field(init=False)
-    cost: int = field(init=False)
-    best_cost: int = field(init=False)
+    worker: IntArray
+    best_worker: IntArray
+    cost: int
+    best_cost: int
 
-    def __post_init__(self) -> None:
-        problem = self.problem
+    def __init__(self, problem: LayerProblem, seed: int) -> None:
         # A gain beyond the dearest send of its input changes nothing, and sums of such could leave int64.
         gain = scipy.sparse.csr_matrix(np.minimum(problem.gain, problem.send_cost.max(axis=1, initial=0)))
         gain.sort_indices()
         self._gain = (gain.indptr.astype(np.int64), gain.indices.astype(np.int64), gain.data.astype(np.int64))
         self._gain_MN = gain.T.tocsr()
+        self._send_cost, self._place_cost = problem.send_cost, problem.place_cost
         unit_K = load_units(problem)
         lo, hi = load_ranges(problem)
         self._load, self._least, self._most = problem.load // unit_K, lo // unit_K, hi // unit_K
         # Exact counts leave no neuron room to move by itself.
-        self.can_move = bool(np.any(self._least < self._most))
-        self._random = np.array([np.random.default_rng(self.seed).integers(1, 2**63)], dtype=np.uint64)
+        self._can_move = bool(np.any(self._least < self._most))
+        self._random = np.array([np.random.default_rng(seed).integers(1, 2**63)], dtype=np.uint64)
+
+    @property
+    def state_bytes(self) -> int:
+        """Memory of what is kept besides the problem, once started."""
+        kept = (*self._gain, self._gain_MN.data, self._gain_MN.indices, self._sum_MP, self._members, self._position)
+        return sum(int(array.nbytes) for array in kept)
 
     def start(self, worker: IntArray) -> None:
         """Begin at a placement that fits."""
-        num_workers, num_neurons = self.problem.num_workers, self.problem.num_neurons
+        num_neurons, num_workers = self._place_cost.shape
         self.worker = worker.copy()
         here_NP = (worker[:, None] == np.arange(num_workers)).astype(np.int64)
         self._sum_MP: IntArray = np.ascontiguousarray(self._gain_MN @ here_NP)
@@ -68,16 +70,16 @@ class Annealer:
         for p in range(num_workers):
             here = np.flatnonzero(worker == p)
             self._members[p, : here.size], self._position[here] = here, np.arange(here.size)
-        place = self.problem.place_cost[np.arange(num_neurons), worker].sum()
-        self.cost = int(np.minimum(self.problem.send_cost, self._sum_MP).sum() + place)
+        place = self._place_cost[np.arange(num_neurons), worker].sum()
+        self.cost = int(np.minimum(self._send_cost, self._sum_MP).sum() + place)
         self.best_worker, self.best_cost = self.worker.copy(), self.cost
 
     def run(self, steps: int, temperature: float, cooling: float) -> None:
         """Try `steps` moves and swaps, the temperature multiplied by `cooling` before each."""
         self.cost, self.best_cost = _anneal(
-            *self._gain, self.problem.send_cost, self.problem.place_cost, self._load, self._least, self._most,
+            *self._gain, self._send_cost, self._place_cost, self._load, self._least, self._most,
             self.worker, self._sum_MP, self._held, self._members, self._count, self._position,
-            self.cost, self.best_cost, self.best_worker, steps, temperature, cooling, self.can_move, self._random,
+            self.cost, self.best_cost, self.best_worker, steps, temperature, cooling, self._can_move, self._random,
         )  # fmt: skip
 
 

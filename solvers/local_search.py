@@ -1,22 +1,25 @@
-"""Local search on the reduced objective: annealing by moves and swaps, again and again, each time twice as long."""
+"""Local search: annealing by moves and swaps on the reduced objective, limits and budgets priced into it."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from formulations.assignment import Assignment
 from formulations.constraints import Constraint
+from formulations.costs import separable_cost
 from formulations.evaluation import Evaluation, evaluate
 from formulations.problem import LayerProblem
 from solvers.base import (
     STOPS,
     Report,
     SolveLimits,
+    SolverError,
     SolveResult,
     Stopwatch,
     Trajectory,
@@ -25,8 +28,12 @@ from solvers.base import (
     refuse_unsupported,
     silent,
 )
-from solvers.l0_munkres import separable_cost
-from solvers.placement import explain_infeasible, place, why_not_placing
+from solvers.messages import choose_messages
+from solvers.placement import explain_infeasible, place
+from solvers.pricing import Prices
+
+if TYPE_CHECKING:
+    from solvers.annealing import Annealer
 
 IntArray = NDArray[np.int64]
 
@@ -42,20 +49,24 @@ _STEPS_WITHOUT_CLOCK = 10**8
 class LocalSearch:
     """Annealing from random placements; the paper's placement is the first incumbent.
 
-    Where messages are not shared (`partials`, `per_weight`) that placement is optimal for equal loads, and
-    the answer. Runs of the same seed make the same steps; a time limit only cuts them short.
+    Where messages are not shared (`partials`, `per_weight`) placing once takes the place of annealing. Limits
+    and budgets are priced: what is annealed is the problem with rows (1)–(3) alone, at prices that follow what
+    the placements break, and the messages are then chosen within the limits. Runs of the same seed make the
+    same steps; a time limit only cuts them short.
 
     Attributes:
         steps_per_pair: moves and swaps tried in all, per pair of neurons; ends the search.
+        num_prices: changes of the prices, where limits are priced.
         seed: of every random choice.
     """
 
     steps_per_pair: int = 2000
+    num_prices: int = 60
     seed: int = 0
     name: str = "local-search"
 
     def why_not(self, problem: LayerProblem, constraints: Sequence[Constraint] = ()) -> str | None:
-        return why_not_placing(problem, constraints)
+        return f"it does not honour custom constraints ({constraints[0].name!r})" if constraints else None
 
     def solve(
         self,
@@ -73,69 +84,99 @@ class LocalSearch:
             if worker is None:
                 return infeasible_result(self, problem, run.watch, explain_infeasible(problem, run.watch.limits_left()))
             run.take(worker, "placed once")
-            if problem.communication == "inputs" and problem.num_workers > 1:
+            if problem.num_workers > 1 and problem.message_rules:
+                self._search_at_prices(run, problem)
+            elif problem.num_workers > 1 and problem.communication == "inputs":
                 self._search(run, problem, limits)
         except STOPS as stop:
             stopped = stop
         return heuristic_result(self, problem, run.best, run.watch, run.trajectory, stopped)
 
     def _search(self, run: _Run, problem: LayerProblem, limits: SolveLimits) -> None:
-        """Raises StoppedError at a limit; returns once all steps are made."""
-        run.begin(self.seed)
+        """Anneal again and again, each time twice as long. Raises StoppedError at a limit."""
+        annealer = run.annealer(problem, self.seed)
         rng = np.random.default_rng(self.seed)
         left = self.steps_per_pair * problem.num_neurons**2
         if limits.seconds is None:
             left = min(left, _STEPS_WITHOUT_CLOCK)
         steps = _FIRST_STEPS
         while left > 0:
-            start = place(problem, rng.integers(0, 1 << 20, problem.place_cost.shape), run.watch.limits_left())
-            if start is not None:
-                left -= run.anneal(start, min(steps, left))
+            left -= run.anneal(annealer, _random_placement(problem, rng, run.watch), problem, min(steps, left))
             steps *= 2
+
+    def _search_at_prices(self, run: _Run, problem: LayerProblem) -> None:
+        """Anneal or place at one set of prices after the other. Raises StoppedError at a limit."""
+        rng = np.random.default_rng(self.seed)
+        prices = Prices(problem)
+        most = self.steps_per_pair * problem.num_neurons**2 // self.num_prices
+        for number in range(self.num_prices):
+            run.watch.check()
+            priced = prices.priced()
+            worker = place(priced, separable_cost(priced), run.watch.limits_left())
+            if worker is None:  # the load rows are the problem's own
+                raise SolverError(f"problem {problem.name!r}: an assignment step lost a placement that fits; report it")
+            if problem.communication == "inputs":
+                run.take(worker, "placed at prices")
+                annealer = run.annealer(priced, self.seed + number)
+                run.anneal(annealer, _random_placement(problem, rng, run.watch), priced, min(_FIRST_STEPS, most))
+                worker = annealer.best_worker.copy()
+            run.take(worker, f"prices {number}")
+            prices.update(worker)
+
+
+def _random_placement(problem: LayerProblem, rng: np.random.Generator, watch: Stopwatch) -> IntArray:
+    worker = place(problem, rng.integers(0, 1 << 20, problem.place_cost.shape), watch.limits_left())
+    if worker is None:
+        raise SolverError(f"problem {problem.name!r}: an assignment step lost a placement that fits; report it")
+    return worker
 
 
 class _Run:
-    """One search: its clock, the best placement so far, and what was reported."""
+    """One search: its clock, the best assignment so far, and what was reported."""
 
     def __init__(self, problem: LayerProblem, limits: SolveLimits, report: Report) -> None:
         self.watch = Stopwatch(limits)
         self.trajectory = Trajectory(self.watch, report)
         self.best: Evaluation | None = None
         self._problem = problem
+        self._steps_per_second: float | None = None
+
+    @property
+    def _objective(self) -> float:
+        return math.inf if self.best is None else self.best.objective
 
     def take(self, worker: IntArray, message: str) -> None:
-        """Keep a placement that is better than the best, as evaluated."""
-        found = evaluate(self._problem, Assignment(worker))
-        if self.best is None or found.objective < self.best.objective:
+        """Keep a placement that is better than the best, with its messages and as evaluated."""
+        found = evaluate(self._problem, choose_messages(self._problem, worker))
+        if found.feasible and found.objective < self._objective:
             self.best = found
             self.trajectory.note(found.objective, message=message)
 
-    def begin(self, seed: int) -> None:
-        """Make the annealer; compiling it is told, since it counts against the time limit."""
+    def annealer(self, problem: LayerProblem, seed: int) -> Annealer:
+        """An annealer; compiling it, at first use, is told, since it counts against the time limit."""
         from solvers.annealing import Annealer
 
-        assert self.best is not None  # solve() has placed once
-        start = time.perf_counter()
-        self._annealer = Annealer(self._problem, seed)
-        self._annealer.start(self.best.assignment.worker)
-        self._annealer.run(1, 0.0, 1.0)
-        seconds = time.perf_counter() - start
-        if seconds > 1.0:
-            self.trajectory.note(self.best.objective, message=f"compiled in {seconds:.1f} s")
-        self._scale = _mean_choice(self._problem)
-        self._steps_per_second = 1e6
+        annealer = Annealer(problem, seed)
+        if self._steps_per_second is None:
+            start = time.perf_counter()
+            annealer.start(_random_placement(problem, np.random.default_rng(seed), self.watch))
+            annealer.run(1, 0.0, 1.0)
+            seconds = time.perf_counter() - start
+            if seconds > 1.0:
+                self.trajectory.note(self._objective, message=f"compiled in {seconds:.1f} s")
+            self._steps_per_second = 1e6
+        return annealer
 
-    def anneal(self, start: IntArray, steps: int) -> int:
+    def anneal(self, annealer: Annealer, start: IntArray, problem: LayerProblem, steps: int) -> int:
         """One annealing of at most `steps`, fewer where the clock leaves no room; how many were made.
 
         Raises:
             StoppedError: a limit is reached. What was found is kept.
         """
-        annealer = self._annealer
+        assert self._steps_per_second is not None  # annealer() has looked
         annealer.start(start)
-        most = self._steps_per_second * self.watch.remaining
-        steps = int(max(1, min(steps, most)))
-        temperature = _HOTTEST * self._scale
+        steps = int(max(1, min(steps, self._steps_per_second * self.watch.remaining)))
+        temperature = _HOTTEST * _mean_choice(problem)
         cooling = (_COLDEST / _HOTTEST) ** (1 / steps)
         made = 0
         try:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from formulations.constraints import Constraint
 from formulations.errors import InputError, nearest
@@ -34,101 +37,83 @@ class Entry:
         return None
 
 
-def _contiguous(seed: int) -> Solver:
-    from solvers.contiguous import Contiguous
-
-    return Contiguous()
-
-
-def _l0_munkres(seed: int) -> Solver:
-    from solvers.l0_munkres import L0Munkres
-
-    return L0Munkres()
+def _load(where: str) -> Any:
+    """`module:name`, imported when a solver is made and not before."""
+    module, _, name = where.partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
-def _alternation(seed: int) -> Solver:
-    from solvers.l0_munkres import Alternation
+def _solver(where: str, **settings: Any) -> Callable[[int], Solver]:
+    """Makes the solver class found there, with these settings; one that draws at random gets the seed."""
 
-    return Alternation(seed=seed)
+    def make(seed: int) -> Solver:
+        kind = _load(where)
+        seeded = {"seed": seed} if "seed" in {field.name for field in dataclasses.fields(kind)} else {}
+        solver: Solver = kind(**settings, **seeded)
+        return solver
 
-
-def _brute_force(seed: int) -> Solver:
-    from solvers.brute_force import BruteForce
-
-    return BruteForce()
-
-
-def _highs(seed: int) -> Solver:
-    from formulations.strengthened import STRENGTHENED
-    from solvers.highs import Highs
-    from solvers.mip import MipSolver
-
-    return MipSolver("highs", STRENGTHENED, Highs(seed=seed), starter=_alternation(seed))
+    return make
 
 
-def _highs_textbook(seed: int) -> Solver:
-    from formulations.textbook import TEXTBOOK
-    from solvers.highs import Highs
-    from solvers.mip import MipSolver
+def _mip(name: str, formulation: str, backend: str) -> Callable[[int], Solver]:
+    """Makes a MIP solver of a formulation and a backend, started from local search."""
 
-    return MipSolver("highs-textbook", TEXTBOOK, Highs(seed=seed), starter=_alternation(seed))
+    def make(seed: int) -> Solver:
+        starter = SOLVERS["local-search"].make(seed)
+        solver: Solver = _load("solvers.mip:MipSolver")(name, _load(formulation), _load(backend)(seed=seed), starter)
+        return solver
 
-
-def _cp_sat(seed: int) -> Solver:
-    from formulations.strengthened import STRENGTHENED
-    from solvers.cp_sat import CpSat
-    from solvers.mip import MipSolver
-
-    return MipSolver("cp-sat", STRENGTHENED, CpSat(seed=seed), starter=_alternation(seed))
+    return make
 
 
-def _cp_sat_textbook(seed: int) -> Solver:
-    from formulations.textbook import TEXTBOOK
-    from solvers.cp_sat import CpSat
-    from solvers.mip import MipSolver
+def _version(module: str) -> Callable[[], object]:
+    """Looks at the package a module needs, when asked."""
 
-    return MipSolver("cp-sat-textbook", TEXTBOOK, CpSat(seed=seed), starter=_alternation(seed))
+    def check() -> object:
+        return _load(f"{module}:check_version")()
 
-
-def _scip(seed: int) -> Solver:
-    from formulations.strengthened import STRENGTHENED
-    from solvers.mip import MipSolver
-    from solvers.scip import Scip
-
-    return MipSolver("scip", STRENGTHENED, Scip(seed=seed), starter=_alternation(seed))
+    return check
 
 
-def _scip_textbook(seed: int) -> Solver:
-    from formulations.textbook import TEXTBOOK
-    from solvers.mip import MipSolver
-    from solvers.scip import Scip
-
-    return MipSolver("scip-textbook", TEXTBOOK, Scip(seed=seed), starter=_alternation(seed))
-
-
-def _check_highs() -> object:
-    from solvers.highs import check_version
-
-    return check_version()
-
-
-def _check_ortools() -> object:
-    from solvers.cp_sat import check_version
-
-    return check_version()
-
+_TEXTBOOK, _STRENGTHENED = "formulations.textbook:TEXTBOOK", "formulations.strengthened:STRENGTHENED"
 
 SOLVERS: dict[str, Entry] = {
-    "contiguous": Entry("neurons in order, one stretch per worker (baseline)", _contiguous),
-    "l0-munkres": Entry("RePurpose's single pass: price weights one by one, place once", _l0_munkres),
-    "alternation": Entry("place, choose the sends, repeat; several starts", _alternation),
-    "highs": Entry("HiGHS on the strengthened MIP, started from alternation", _highs, _check_highs),
-    "highs-textbook": Entry("HiGHS on the textbook MIP, started from alternation", _highs_textbook, _check_highs),
-    "cp-sat": Entry("CP-SAT on the strengthened MIP, started from alternation", _cp_sat, _check_ortools),
-    "cp-sat-textbook": Entry("CP-SAT on the textbook MIP, started from alternation", _cp_sat_textbook, _check_ortools),
-    "scip": Entry("SCIP on the strengthened MIP, started from alternation", _scip, _check_ortools),
-    "scip-textbook": Entry("SCIP on the textbook MIP, started from alternation", _scip_textbook, _check_ortools),
-    "brute-force": Entry("every assignment; tiny problems only", _brute_force),
+    "contiguous": Entry(
+        "neurons in order, one stretch per worker (baseline)", _solver("solvers.contiguous:Contiguous")
+    ),
+    "l0-munkres": Entry(
+        "RePurpose's single pass: price weights one by one, place once", _solver("solvers.l0_munkres:L0Munkres")
+    ),
+    "alternation": Entry("place, choose the sends, repeat; several starts", _solver("solvers.l0_munkres:Alternation")),
+    "local-search": Entry("annealing by moves and swaps, limits priced", _solver("solvers.local_search:LocalSearch")),
+    "mt-kahypar": Entry(
+        "the hypergraph partitioner's highest quality, for layers of hard edges",
+        _solver("solvers.mt_kahypar:MtKaHyPar"),
+        _version("solvers.mt_kahypar"),
+    ),
+    "mt-kahypar-default": Entry(
+        "the hypergraph partitioner's default, for layers of hard edges",
+        _solver("solvers.mt_kahypar:MtKaHyPar", preset="DEFAULT", name="mt-kahypar-default"),
+        _version("solvers.mt_kahypar"),
+    ),
+    **{
+        name: Entry(
+            f"{title} on the {kind} MIP, started from local search",
+            _mip(name, formulation, f"{module}:{backend}"),
+            _version(module),
+        )
+        for short, title, module, backend in (
+            ("highs", "HiGHS", "solvers.highs", "Highs"),
+            ("cp-sat", "CP-SAT", "solvers.cp_sat", "CpSat"),
+            ("scip", "SCIP", "solvers.scip", "Scip"),
+        )
+        for name, kind, formulation in (
+            (short, "strengthened", _STRENGTHENED),
+            (f"{short}-textbook", "textbook", _TEXTBOOK),
+        )
+    },
+    "lagrangian": Entry("a lower bound by block decomposition; no placement", _solver("solvers.lagrangian:Lagrangian")),
+    "brute-force": Entry("every assignment; tiny problems only", _solver("solvers.brute_force:BruteForce")),
 }
 
 

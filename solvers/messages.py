@@ -1,0 +1,159 @@
+"""Which messages to send for a given placement, where limits or budgets bind: a greedy choice.
+
+For a fixed placement every message restores its own weights, so what it is worth and what it costs are
+numbers, and the limits are knapsacks over bytes.
+
+Shapes: N neurons, M inputs, P workers; L messages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from formulations.assignment import Assignment
+from formulations.fields import NO_LIMIT
+from formulations.problem import LayerProblem
+
+IntArray = NDArray[np.int64]
+BoolArray = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class Messages:
+    """Every message a placement can use.
+
+    Attributes:
+        index: 2×L; (input, worker), in `partials` (neuron, origin).
+        saving: L; what the objective falls by if it is sent; may be negative.
+        error: L; the a_ij of the weights that it restores.
+        num_bytes, origin, target: L.
+        base_error: the a_ij that are lost whatever is sent.
+    """
+
+    index: tuple[IntArray, IntArray]
+    saving: IntArray
+    error: IntArray
+    num_bytes: IntArray
+    origin: IntArray
+    target: IntArray
+    base_error: int
+
+
+def messages_of(problem: LayerProblem, worker: IntArray) -> Messages:
+    """All messages that restore something, with the neurons where `worker` puts them."""
+    tables = _partial_tables if problem.communication == "partials" else _input_tables
+    loss, error, cost = tables(problem, worker)
+    first, second = np.nonzero(error > 0)
+    index = (first.astype(np.int64), second.astype(np.int64))
+    if problem.communication == "partials":
+        num_bytes, origin, target = problem.partial_bytes[index[0]], index[1], worker[index[0]]
+    else:
+        num_bytes, origin, target = problem.input_bytes[index[0]], problem.input_worker[index[0]], index[1]
+    saving = (loss if problem.objective != "traffic" else 0 * loss) - (
+        cost if problem.objective != "error" else 0 * cost
+    )
+    local = problem.input_worker[None, :] == worker[:, None]
+    lost = int(problem.prune_cost[~(local & (problem.gain > 0))].sum())
+    return Messages(index, saving[index], error[index], num_bytes, origin, target, lost - int(error.sum()))
+
+
+def _input_tables(problem: LayerProblem, worker: IntArray) -> tuple[IntArray, IntArray, IntArray]:
+    """M×P each: gain and a_ij restored by sending input j to worker p, and the cost of it."""
+    shape = problem.send_cost.shape
+    loss, error, count = (np.zeros(shape, dtype=np.int64) for _ in range(3))
+    for p in range(problem.num_workers):
+        here = worker == p
+        gain, prune = problem.gain[here], problem.prune_cost[here]
+        worth = gain > 0
+        if problem.communication == "per_weight" and problem.objective == "weighted":
+            worth = gain > problem.send_cost[:, p]
+        worth = worth & problem.remote[:, p]
+        loss[:, p], error[:, p] = np.where(worth, gain, 0).sum(axis=0), np.where(worth, prune, 0).sum(axis=0)
+        count[:, p] = worth.sum(axis=0)
+    return loss, error, problem.send_cost * (count if problem.communication == "per_weight" else 1)
+
+
+def _partial_tables(problem: LayerProblem, worker: IntArray) -> tuple[IntArray, IntArray, IntArray]:
+    """N×P each: gain and a_ij restored by a partial sum from worker q to neuron i's worker, and the cost of it."""
+    shape = problem.place_cost.shape
+    loss, error = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
+    for q in range(problem.num_workers):
+        held = problem.input_worker == q
+        away = (worker != q)[:, None]
+        gain = np.where(away, problem.gain[:, held], 0)
+        loss[:, q], error[:, q] = gain.sum(axis=1), np.where(gain > 0, problem.prune_cost[:, held], 0).sum(axis=1)
+    return loss, error, problem.partial_cost[np.arange(problem.num_neurons), :, worker]
+
+
+def choose_messages(problem: LayerProblem, worker: IntArray) -> Assignment:
+    """The placement with messages chosen greedily: byte limits are kept, an error budget is met where that succeeds.
+
+    What pays for itself first, by saving per byte. Then, while too much is lost, what restores most per unit of
+    objective; and at last what that made superfluous is taken back.
+    """
+    if not problem.message_rules:
+        return Assignment(worker)
+    messages = messages_of(problem, worker)
+    room = _Room(problem)
+    sent = np.zeros(messages.saving.size, dtype=bool)
+    per_byte = messages.saving / np.maximum(1, messages.num_bytes)
+    _send(messages, room, sent, (m for m in np.argsort(-per_byte, kind="stable") if messages.saving[m] > 0))
+    if problem.error_budget is not None:
+        _meet_error_budget(problem.error_budget, messages, room, sent)
+    partials = problem.communication == "partials"
+    table = np.zeros(problem.place_cost.shape if partials else problem.send_cost.shape, dtype=bool)
+    table[messages.index] = sent
+    return Assignment(worker, partial=table) if partials else Assignment(worker, sent=table)
+
+
+def _send(messages: Messages, room: _Room, sent: BoolArray, order: Iterable[int]) -> None:
+    for m in order:
+        if not sent[m] and room.take(messages.origin[m], messages.target[m], int(messages.num_bytes[m])):
+            sent[m] = True
+
+
+def _meet_error_budget(budget: int, messages: Messages, room: _Room, sent: BoolArray) -> None:
+    excess = messages.base_error + int(messages.error[~sent].sum()) - budget
+    price = np.maximum(1, -messages.saving)
+    for m in np.argsort(-messages.error / price, kind="stable"):
+        if excess <= 0:
+            break
+        if not sent[m]:
+            _send(messages, room, sent, (int(m),))
+            excess -= int(messages.error[m]) * int(sent[m])
+    # Messages that cost more than they save and turned out not to be needed.
+    for m in np.argsort(messages.saving, kind="stable"):
+        if messages.saving[m] >= 0:
+            break
+        if sent[m] and excess + int(messages.error[m]) <= 0:
+            sent[m] = False
+            excess += int(messages.error[m])
+
+
+class _Room:
+    """What the byte limits leave."""
+
+    def __init__(self, problem: LayerProblem) -> None:
+        unlimited = np.iinfo(np.int64).max
+
+        def left(limit: IntArray) -> IntArray:
+            return np.where(limit == NO_LIMIT, unlimited, limit)
+
+        self._ingress, self._egress = left(problem.ingress_capacity), left(problem.egress_capacity)
+        self._link = left(problem.link_capacity)
+        self._total = unlimited if problem.traffic_budget is None else problem.traffic_budget
+
+    def take(self, origin: int, target: int, num_bytes: int) -> bool:
+        """Use this many bytes of a link; False, and nothing is used, where a limit is in the way."""
+        least = min(self._ingress[target], self._egress[origin], self._link[origin, target], self._total)
+        if num_bytes > least:
+            return False
+        self._ingress[target] -= num_bytes
+        self._egress[origin] -= num_bytes
+        self._link[origin, target] -= num_bytes
+        self._total -= num_bytes
+        return True
