@@ -104,13 +104,13 @@ def _gain_ranges(problem: LayerProblem) -> tuple[IntArray, IntArray]:
     By counts: a worker holds between fewest and most neurons, so g_j(S_p) lies between the sums of that
     many smallest and largest gains. Exact for one unit load, valid for every other.
     """
-    fewest, most = _count_ranges(problem)
+    fewest, most = count_ranges(problem)
     ordered = np.sort(problem.gain, axis=0)
     below = np.vstack([np.zeros((1, problem.num_inputs), dtype=np.int64), np.cumsum(ordered, axis=0)])
     return below[fewest].T, (below[-1][None, :] - below[problem.num_neurons - most]).T
 
 
-def _count_ranges(problem: LayerProblem) -> tuple[IntArray, IntArray]:
+def count_ranges(problem: LayerProblem) -> tuple[IntArray, IntArray]:
     """P, P: how many neurons a worker holds at least and at most, by its load ranges."""
     lo, hi = load_ranges(problem)
     num_neurons, num_workers = problem.num_neurons, problem.num_workers

@@ -1,0 +1,231 @@
+"""Compiled inner loops of the Lagrangian block bound (solvers/lagrangian.py).
+
+A worker's neurons are a set X = {x in {0,1}^N, fewest <= Σ x <= most}. All loops come down to the least of
+w·x over X: the sum of the smallest entries of w, as many as are negative, within the range.
+
+Shapes: N neurons, B blocks, S patterns of a pool, J inputs of a block, P workers.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+
+@njit(cache=True, nogil=True)
+def least(weight: Any, fewest: Any, most: Any, scratch: Any) -> Any:
+    """min w·x over X, and the largest entry that is in it (0 where none is)."""
+    num_neurons = weight.size
+    count = 0
+    for i in range(num_neurons):
+        scratch[i] = weight[i]
+        count += weight[i] < 0
+    count = min(max(count, fewest), most)
+    total = weight[0] * 0
+    largest = weight[0] * 0
+    if count == 0:
+        return total, largest
+    # Quickselect (Hoare): the `count` smallest entries come first.
+    low, high = 0, num_neurons - 1
+    while low < high:
+        pivot = scratch[(low + high) >> 1]
+        left, right = low, high
+        while left <= right:
+            while scratch[left] < pivot:
+                left += 1
+            while scratch[right] > pivot:
+                right -= 1
+            if left <= right:
+                scratch[left], scratch[right] = scratch[right], scratch[left]
+                left += 1
+                right -= 1
+        if count - 1 <= right:
+            high = right
+        elif count - 1 >= left:
+            low = left
+        else:
+            break
+    largest = scratch[0]
+    for i in range(count):
+        total += scratch[i]
+        largest = max(largest, scratch[i])
+    return total, largest
+
+
+@njit(cache=True, nogil=True)
+def _minimiser(weight: Any, fewest: Any, most: Any, scratch: Any, x: Any) -> Any:
+    """An x in X with the least w·x; ties by neuron."""
+    _, largest = least(weight, fewest, most, scratch)
+    count = 0
+    for i in range(weight.size):
+        count += weight[i] < 0
+    left = min(max(count, fewest), most)
+    for i in range(weight.size):
+        x[i] = 1.0 if left > 0 and weight[i] < largest else 0.0
+    for i in range(weight.size):
+        left -= x[i] > 0.0
+    for i in range(weight.size):
+        if left > 0 and x[i] == 0.0 and weight[i] == largest:
+            x[i] = 1.0
+            left -= 1
+
+
+@njit(cache=True, nogil=True)
+def _below(weight: Any, threshold: Any, fewest: Any, most: Any) -> Any:
+    """A lower bound on min w·x over X, for any threshold θ: k·θ + Σ min(w − θ, 0), k an end of the range."""
+    total = (fewest if threshold > 0 else most) * threshold
+    for i in range(weight.size):
+        total += min(weight[i] - threshold, 0.0)
+    return total
+
+
+@njit(cache=True, nogil=True)
+def _pool_minima(
+    gain: Any, cost: Any, size: Any, threshold: Any, mu: Any, worker: Any, fewest: Any, most: Any,
+    value: Any, chosen: Any, x: Any, weight: Any, scratch: Any,
+) -> None:  # fmt: skip
+    """Per block the least pattern of its pool, its value and its minimiser."""
+    for b in range(mu.shape[0]):
+        p = worker[b]
+        value[b] = np.inf
+        for s in range(size[b]):
+            for i in range(weight.size):
+                weight[i] = gain[b, s, i] - mu[b, i]
+            if cost[b, s] + _below(weight, threshold[b, s], fewest[p], most[p]) >= value[b]:
+                continue
+            total, threshold[b, s] = least(weight, fewest[p], most[p], scratch)
+            if total + cost[b, s] < value[b]:
+                value[b], chosen[b] = total + cost[b, s], s
+        for i in range(weight.size):
+            weight[i] = gain[b, chosen[b], i] - mu[b, i]
+        _minimiser(weight, fewest[p], most[p], scratch, x[b])
+
+
+@njit(cache=True, nogil=True)
+def project(mu: Any, worker: Any, place: Any, num_blocks: Any, pi: Any) -> None:
+    """Move multipliers, evenly over a worker's blocks, to where place + Σ_B μ_B is the same π for every worker."""
+    num_workers = num_blocks.size
+    total = np.zeros(num_workers)
+    weight = 0.0
+    for p in range(num_workers):
+        weight += 1.0 / num_blocks[p]
+    for i in range(pi.size):
+        total[:] = 0.0
+        for b in range(worker.size):
+            total[worker[b]] += mu[b, i]
+        pi[i] = 0.0
+        for p in range(num_workers):
+            pi[i] += (place[i, p] + total[p]) / num_blocks[p] / weight
+        for b in range(worker.size):
+            p = worker[b]
+            mu[b, i] += (pi[i] - place[i, p] - total[p]) / num_blocks[p]
+
+
+@njit(cache=True, nogil=True)
+def ascend(
+    gain: Any, cost: Any, size: Any, threshold: Any, last_used: Any, mu: Any, worker: Any, place: Any, num_blocks: Any,
+    fewest: Any, most: Any, first_moment: Any, second_moment: Any, made: Any, steps: Any, step: Any,
+) -> Any:  # fmt: skip
+    """Adam (Kingma and Ba 2015) on the pools' supergradient, projected; how many steps were made in all."""
+    num_all, num_neurons = mu.shape
+    value, chosen = np.zeros(num_all), np.zeros(num_all, np.int64)
+    x, pi = np.zeros((num_all, num_neurons)), np.zeros(num_neurons)
+    weight, scratch, sum_x = np.zeros(num_neurons), np.zeros(num_neurons), np.zeros(num_blocks.size)
+    inverse = 0.0
+    for p in range(num_blocks.size):
+        inverse += 1.0 / num_blocks[p]
+    for _ in range(steps):
+        _pool_minima(gain, cost, size, threshold, mu, worker, fewest, most, value, chosen, x, weight, scratch)
+        made += 1
+        for b in range(num_all):
+            last_used[b, chosen[b]] = made
+        for i in range(num_neurons):
+            # The supergradient is −x of every block and +1 for π; the nearest direction that keeps the sums equal.
+            sum_x[:] = 0.0
+            for b in range(num_all):
+                sum_x[worker[b]] += x[b, i]
+            toward = 1.0
+            for p in range(num_blocks.size):
+                toward -= sum_x[p] / num_blocks[p]
+            toward /= 1.0 + inverse
+            for b in range(num_all):
+                p = worker[b]
+                slope = (toward + sum_x[p]) / num_blocks[p] - x[b, i]
+                first_moment[b, i] = 0.9 * first_moment[b, i] + 0.1 * slope
+                second_moment[b, i] = 0.999 * second_moment[b, i] + 0.001 * slope * slope
+                mean = first_moment[b, i] / (1.0 - 0.9**made)
+                spread = math.sqrt(second_moment[b, i] / (1.0 - 0.999**made))
+                mu[b, i] += step * mean / (spread + 1e-8)
+        project(mu, worker, place, num_blocks, pi)
+    return made
+
+
+@njit(cache=True, nogil=True)
+def _decide(weight: Any, minorant: Any, gain: Any, sent: Any, child: Any) -> Any:
+    """The weights once an input is decided: its gains, if it is not sent, in place of its minorant."""
+    for i in range(weight.size):
+        child[i] = weight[i] - minorant[i] + (0 if sent else gain[i])
+
+
+@njit(cache=True, nogil=True)
+def search_patterns(
+    gain: Any, send: Any, minorant: Any, constant: Any, fewest: Any, most: Any,
+    weight: Any, spent: Any, tried: Any, bound: Any, pattern: Any, depth: Any, known: Any, steps: Any,
+    cut: Any, found: Any, num_found: Any,
+) -> Any:  # fmt: skip
+    """Part of the search for v_B(μ) in integers: depth first over which inputs are sent, the better child first.
+
+    A node's bound counts the inputs that are decided, and for the others their minorants
+    min(t_j, g_j·x) >= λ_j·x + v_j. Whoever calls keeps the state between calls.
+
+    Args:
+        gain, minorant: J×N; send, constant: J; λ is `minorant`, v is `constant`.
+        weight: (J+1)×N, the first row Σ λ − μ; spent, tried: J+1; bound: (J+1)×2; pattern: J; depth: 0 to begin with.
+        known: the value of some pattern.
+        steps: how many to make now.
+        cut: go no deeper; what is left is bounded as it is.
+        found: R×J, gets the patterns that improve on `known`; num_found: how many there were.
+
+    Returns:
+        The depth, −1 once all is searched; the least value known; the least bound of what was cut off.
+    """
+    num_inputs, num_neurons = gain.shape
+    child, scratch = np.zeros(num_neurons, np.int64), np.zeros(num_neurons, np.int64)
+    later = constant.sum() - np.cumsum(constant)  # of the inputs after this one
+    open_bound = known
+    while depth >= 0 and steps > 0:
+        steps -= 1
+        if depth == num_inputs:
+            value = spent[depth] + least(weight[depth], fewest, most, scratch)[0]
+            if value < known:
+                known = value
+                found[num_found[0] % found.shape[0]] = pattern
+                num_found[0] += 1
+            depth -= 1
+            continue
+        if tried[depth] == 2:
+            tried[depth] = 0
+            depth -= 1
+            continue
+        if tried[depth] == 0:
+            for sent in range(2):
+                _decide(weight[depth], minorant[depth], gain[depth], sent, child)
+                rest = least(child, fewest, most, scratch)[0] + later[depth]
+                bound[depth, sent] = spent[depth] + sent * send[depth] + rest
+            pattern[depth] = bound[depth, 1] < bound[depth, 0]
+        else:
+            pattern[depth] = 1 - pattern[depth]
+        tried[depth] += 1
+        sent = pattern[depth]
+        if bound[depth, sent] >= known:
+            continue
+        if cut:
+            open_bound = min(open_bound, bound[depth, sent])
+            continue
+        _decide(weight[depth], minorant[depth], gain[depth], sent, weight[depth + 1])
+        spent[depth + 1] = spent[depth] + sent * send[depth]
+        depth += 1
+    return depth, known, open_bound
