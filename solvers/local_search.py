@@ -39,7 +39,8 @@ IntArray = NDArray[np.int64]
 
 #: Temperatures of the first and the last step, in shares of the mean cost of a send.
 _HOTTEST, _COLDEST = 0.5, 0.002
-_FIRST_STEPS = 20_000
+#: Of the first annealing, each of the following being twice as long; and of one at given prices, at most.
+_FIRST_STEPS, _STEPS_AT_PRICES = 1_000, 1_000_000
 #: The limits are looked at, and Ctrl-C heard, this often.
 _LOOK_SECONDS = 0.05
 _STEPS_WITHOUT_CLOCK = 10**8
@@ -108,7 +109,7 @@ class LocalSearch:
         """Anneal or place at one set of prices after the other. Raises StoppedError at a limit."""
         rng = np.random.default_rng(self.seed)
         prices = Prices(problem)
-        most = self.steps_per_pair * problem.num_neurons**2 // self.num_prices
+        steps = min(_STEPS_AT_PRICES, max(1, self.steps_per_pair * problem.num_neurons**2 // self.num_prices))
         for number in range(self.num_prices):
             run.watch.check()
             priced = prices.priced()
@@ -118,7 +119,7 @@ class LocalSearch:
             if problem.communication == "inputs":
                 run.take(worker, "placed at prices")
                 annealer = run.annealer(priced, self.seed + number)
-                run.anneal(annealer, _random_placement(problem, rng, run.watch), priced, min(_FIRST_STEPS, most))
+                run.anneal(annealer, _random_placement(problem, rng, run.watch), priced, steps)
                 worker = annealer.best_worker.copy()
             run.take(worker, f"prices {number}")
             prices.update(worker)

@@ -112,6 +112,9 @@ SOLVERS: dict[str, Entry] = {
             (f"{short}-textbook", "textbook", _TEXTBOOK),
         )
     },
+    "portfolio": Entry(
+        "local search, then a lower bound by block decomposition (default)", _solver("solvers.portfolio:Portfolio")
+    ),
     "lagrangian": Entry("a lower bound by block decomposition; no placement", _solver("solvers.lagrangian:Lagrangian")),
     "brute-force": Entry("every assignment; tiny problems only", _solver("solvers.brute_force:BruteForce")),
 }
@@ -137,7 +140,7 @@ def get(name: str, seed: int = 0) -> Solver:
 
 def solve(
     problem: LayerProblem,
-    solver: str | Solver = "highs",
+    solver: str | Solver = "portfolio",
     *,
     constraints: Sequence[Constraint] = (),
     limits: SolveLimits = SolveLimits(),

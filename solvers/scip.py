@@ -157,7 +157,6 @@ class _Incumbent(Incumbent):
     def _note(self, event: Any) -> None:
         from ortools.math_opt.python import mathopt
 
-        stats = event.mip_stats
         objective = math.inf
         if event.event is mathopt.Event.MIP_SOLUTION and event.solution is not None:
             # SCIP also shows solutions of relaxations here.
@@ -166,7 +165,9 @@ class _Incumbent(Incumbent):
             found = float(self._data.cost @ values)
             if found < self.objective and _satisfies(self._data, values):
                 self.values, objective = values, found
-        self.note(objective, self._unscaled(stats.dual_bound))
+        # A solution found before the root is solved comes with a bound of 0 that means nothing.
+        bounded = event.event is mathopt.Event.MIP_NODE
+        self.note(objective, self._unscaled(event.mip_stats.dual_bound) if bounded else -math.inf)
 
     def _unscaled(self, value: float) -> float:
         return value / self._factor if abs(value) < _INFINITY else math.copysign(math.inf, value)

@@ -1,0 +1,58 @@
+"""The default solver: a placement and a proof of how good it is, from two solvers that know nothing of each other."""
+
+import math
+
+import numpy as np
+import pytest
+
+from formulations import LayerProblem
+from solvers import Limit, SolveLimits, Termination, solve
+from solvers import lagrangian as lagrangian_module
+from solvers.portfolio import Portfolio
+
+
+def test_it_is_the_default():
+    """`solve` without a name: the portfolio, whose bound anybody can recompute."""
+    result = solve(LayerProblem([[9, 1], [2, 8]], [0, 1], [[0, 5], [6, 0]]))
+    assert (result.solver, result.bound_proved_by) == ("portfolio", "lagrangian")
+    assert result.dual_bound <= result.primal_bound == 3
+
+
+def test_bounds_hold_and_often_meet(draw_problem, enumerate_placements, monkeypatch):
+    """On 150 random problems: the optimum, never a bound above it, and OPTIMAL exactly where the two are equal."""
+    monkeypatch.setattr(lagrangian_module, "_ROUNDS", 6)
+    num_feasible = num_proved = 0
+    for number in range(150):
+        problem = draw_problem(np.random.default_rng([61, number]))
+        truth, result = enumerate_placements(problem), Portfolio(threads=1).solve(problem)
+        if not truth.feasible:
+            assert result.termination is Termination.INFEASIBLE, number
+            continue
+        num_feasible += 1
+        num_proved += result.termination is Termination.OPTIMAL
+        assert result.dual_bound <= truth.optimum == result.primal_bound, number
+        assert (result.termination is Termination.OPTIMAL) == (result.dual_bound == truth.optimum), number
+    assert num_proved >= 0.4 * num_feasible
+
+
+def test_it_stops_at_the_gap_asked_for(read_instance):
+    """10 % is enough: FEASIBLE by GAP, with a gap of no more."""
+    result = Portfolio().solve(read_instance("d24-p3"), limits=SolveLimits(gap=0.1))
+    assert (result.termination, result.limit) == (Termination.FEASIBLE, Limit.GAP)
+    assert 0 < result.gap <= 0.1
+
+
+@pytest.mark.parametrize("seconds", [0.001, 0.3, 2.0])
+def test_any_time_limit_leaves_a_placement(seconds, read_instance):
+    """However little time: a placement, TIME, and a bound below it or none."""
+    result = Portfolio().solve(read_instance("d64-mid-p4-c15"), limits=SolveLimits(seconds=seconds))
+    assert (result.termination, result.limit) == (Termination.FEASIBLE, Limit.TIME)
+    assert result.dual_bound <= 22928577 <= result.primal_bound
+
+
+def test_what_has_no_bound_is_searched_all_the_same():
+    """Limits: local search's answer, no bound, no limit named that did not stop it."""
+    problem = LayerProblem([[9, 1], [2, 8]], [0, 1], [[0, 5], [6, 0]], traffic_budget=4)
+    result = Portfolio().solve(problem)
+    assert (result.termination, result.limit, result.dual_bound) == (Termination.FEASIBLE, None, -math.inf)
+    assert result.evaluation.feasible
