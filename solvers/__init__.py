@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from solvers.base import Solver as Solver
     from solvers.base import SolveResult as SolveResult
     from solvers.base import Termination as Termination
+    from solvers.constraint_check import check_constraint as check_constraint
     from solvers.registry import solve as solve
 
 _HOME = {
@@ -22,6 +23,7 @@ _HOME = {
     "SolveResult": "solvers.base",
     "Solver": "solvers.base",
     "Termination": "solvers.base",
+    "check_constraint": "solvers.constraint_check",
     "solve": "solvers.registry",
 }
 

@@ -102,10 +102,10 @@ def _assignments(problem: LayerProblem, constraints: Sequence[Constraint]) -> It
             yield Assignment(worker)
         elif problem.communication == "partials":
             possible = worker[:, None] != np.arange(problem.num_workers)[None, :]
-            for partial in _subsets(possible):
+            for partial in subsets(possible):
                 yield Assignment(worker, partial=partial)
         else:
-            for sent in _subsets(problem.remote):
+            for sent in subsets(problem.remote):
                 yield Assignment(worker, sent=sent)
 
 
@@ -119,7 +119,8 @@ def _placements(problem: LayerProblem) -> Iterator[NDArray[np.int64]]:
             yield worker
 
 
-def _subsets(possible: NDArray[np.bool_]) -> Iterator[NDArray[np.bool_]]:
+def subsets(possible: NDArray[np.bool_]) -> Iterator[NDArray[np.bool_]]:
+    """Every mask that is true in places where `possible` is."""
     where = np.flatnonzero(possible)
     for bits in itertools.product((False, True), repeat=where.size):
         subset = np.zeros(possible.shape, dtype=bool)
