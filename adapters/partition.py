@@ -30,7 +30,7 @@ def partition_model(
     example_inputs: Tensor,
     cluster: Cluster,
     *,
-    solver: str | Solver = "highs",
+    solver: str | Solver = "portfolio",
     calibration: Iterable[Tensor],
     limits: SolveLimits = SolveLimits(seconds=30),
     prices: Prices = DEFAULT_PRICES,

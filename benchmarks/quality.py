@@ -154,7 +154,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             "seconds": arguments.seconds,
             "curves": [asdict(found) for found in curves],
         }
-        write_file(arguments.json, lambda file: file.write((json.dumps(content, indent=1) + "\n").encode()))
+        write_file(
+            arguments.json, lambda file: file.write((json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
+        )
     return 0
 
 

@@ -1,0 +1,74 @@
+"""The benchmarks of quality, scaling and certified gaps run, say what they measured, and refuse what they cannot."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from benchmarks import bounds, quality, scaling
+from benchmarks.synthetic import sparse_layer
+from solvers.registry import SOLVERS
+
+
+@pytest.fixture
+def layer(tmp_path: Path) -> str:
+    """A layer of 32 neurons on disk."""
+    path = tmp_path / "layer.npz"
+    sparse_layer(32, 0.1).write(path)
+    return str(path)
+
+
+def test_quality_draws_and_writes_the_curves(layer: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every method that takes the layer has a curve that falls; the plot is an SVG; the JSON is one."""
+    out, plot = tmp_path / "curves.json", tmp_path / "curves.svg"
+    assert quality.main([layer, "--seconds", "1", "--json", str(out), "--plot", str(plot)]) == 0
+    curves = json.loads(out.read_text(encoding="utf-8"))["curves"]
+    usable = [name for name in quality._METHODS if SOLVERS[name].why_unavailable() is None]
+    assert [curve["method"] for curve in curves] == usable
+    for curve in curves:
+        values = [value for _, value in curve["points"]]
+        assert values == sorted(values, reverse=True)
+        assert values
+    assert "<svg" in plot.read_text(encoding="utf-8")
+    assert "local-search" in capsys.readouterr().out
+
+
+def test_scaling_measures_a_sweep(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The smallest size: a time and a state of some bytes per weight."""
+    out = tmp_path / "sweeps.json"
+    assert scaling.main(["--largest", "64", "--json", str(out)]) == 0
+    (sweep,) = json.loads(out.read_text(encoding="utf-8"))["sweeps"]
+    assert sweep["num_neurons"] == 64
+    assert 16 * 64**2 < sweep["state_bytes"] < 64 * 64**2
+    assert "64" in capsys.readouterr().out
+
+
+def test_bounds_says_who_proved_what(layer: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One row per solver, unknown figures null, a gap where both bounds are known."""
+    out = tmp_path / "proofs.json"
+    solvers = ["--solver", "portfolio", "--solver", "alternation", "--solver", "lagrangian"]
+    assert bounds.main([layer, "--seconds", "2", *solvers, "--json", str(out)]) == 0
+    proofs = {proof["solver"]: proof for proof in json.loads(out.read_text(encoding="utf-8"))["proofs"]}
+    assert proofs["portfolio"]["dual_bound"] <= proofs["portfolio"]["objective"] <= proofs["alternation"]["objective"]
+    assert proofs["alternation"]["dual_bound"] is proofs["lagrangian"]["objective"] is None
+    assert "portfolio" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments"),
+    [
+        (quality, ["none.npz"]),
+        (bounds, ["none.npz"]),
+        (bounds, ["--solver", "nobody"]),
+        (bounds, ["--seconds", "-1"]),
+        (quality, ["--seconds", "0"]),
+        (scaling, ["--largest", "8"]),
+    ],
+)
+def test_bad_input_is_one_line(module: ModuleType, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """A missing file, an unknown solver, an impossible time or size: exit status 2 and one line."""
+    assert module.main(arguments) == 2
+    assert capsys.readouterr().err.startswith("error: ")
