@@ -60,8 +60,6 @@ class MipSolver:
     starter: Solver | None = None
 
     def why_not(self, problem: LayerProblem, constraints: Sequence[Constraint] = ()) -> str | None:
-        if constraints:
-            return f"it does not honour custom constraints yet ({constraints[0].name!r})"
         for what, total in _largest_sums(problem).items():
             if total * self.backend.integrality >= _WORST_ROUNDING:
                 return (
@@ -86,7 +84,7 @@ class MipSolver:
         """
         refuse_unsupported(self, problem, constraints)
         self.backend.version()
-        run = _Run(self, problem, limits, report)
+        run = _Run(self, problem, constraints, limits, report)
         try:
             shortage = run.begin()
             if shortage:
@@ -95,7 +93,8 @@ class MipSolver:
             values = None if run.best is None else encode_assignment(problem, data, run.best.assignment)
             answer = self.backend.solve(data, values, run.watch.limits_left(), run.heard)
             if answer.status is MilpStatus.INFEASIBLE and run.best is None:
-                return infeasible_result(self, problem, run.watch, explain_infeasible(problem, run.watch.limits_left()))
+                reasons = explain_infeasible(problem, run.watch.limits_left(), constraints)
+                return infeasible_result(self, problem, run.watch, reasons)
         except STOPS as stop:
             return run.result(limit_of(stop), stop.messages if isinstance(stop, StoppedError) else ())
         run.take(answer, data)
@@ -117,10 +116,18 @@ def _largest_sums(problem: LayerProblem) -> dict[str, int]:
 class _Run:
     """One solve: its clock, the best known so far, and what was reported."""
 
-    def __init__(self, solver: MipSolver, problem: LayerProblem, limits: SolveLimits, report: Report) -> None:
+    def __init__(
+        self,
+        solver: MipSolver,
+        problem: LayerProblem,
+        constraints: Sequence[Constraint],
+        limits: SolveLimits,
+        report: Report,
+    ) -> None:
         self.watch = Stopwatch(limits)
         self.best: Evaluation | None = None
-        self._solver, self._problem = solver, problem
+        self._solver, self._problem, self._constraints = solver, problem, constraints
+        self._modelled = problem
         self._dual_bound = -math.inf
         self._offset = 0
         self._trajectory = Trajectory(self.watch, report)
@@ -131,7 +138,7 @@ class _Run:
         if np.any(lo > hi):
             return explain_infeasible(self._problem, self.watch.limits_left())
         starter = self._solver.starter
-        if starter is None or starter.why_not(self._problem):
+        if starter is None or starter.why_not(self._problem, self._constraints):
             return ()
         start = starter.solve(self._problem, limits=self.watch.limits_left(share=0.2))
         if start.termination is Termination.INFEASIBLE:
@@ -148,7 +155,14 @@ class _Run:
         Raises:
             StoppedError: a limit is reached, or handing the model over would outlast the time limit.
         """
-        data = self._solver.formulation.compile(self._problem, self._before)
+        formulation, problem, constraints = self._solver.formulation, self._problem, self._constraints
+        if constraints:
+            from formulations.custom_rows import compile_with
+
+            # Where a constraint speaks of messages, the model is of the problem with messages to choose.
+            self._modelled, data = compile_with(formulation, problem, constraints, self._before)
+        else:
+            data = formulation.compile(problem, self._before)
         self._before("search")
         seconds = data.matrix.nnz / _ENTRIES_PER_SECOND.get(self._solver.backend.name, _ROW_BY_ROW)
         if seconds > self.watch.remaining:
@@ -213,12 +227,12 @@ class _Run:
         """The answer's placement, with its messages where they do not follow from it, else the best ones; evaluated."""
         assert answer.values is not None
         try:
-            assignment = self._solver.formulation.decode(self._problem, data, answer.values)
+            assignment = self._solver.formulation.decode(self._modelled, data, answer.values)
         except ValueError as error:
             raise ContradictionError(f"{where}: claims a solution, but {error}") from None
-        if self._problem.messages_follow_placement:
+        if self._modelled.messages_follow_placement:
             assignment = Assignment(assignment.worker)
-        found = evaluate(self._problem, assignment)
+        found = evaluate(self._problem, assignment, self._constraints)
         if not found.feasible:
             broken = "; ".join(str(violation) for violation in found.violations)
             raise ContradictionError(f"{where}: claims a feasible solution, but {broken}")
