@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from benchmarks.comparison import Comparison, compare_model, compare_problems
+from benchmarks.constraints import load_factories
 from benchmarks.rows import as_json, best_of, contradictions
 from formulations.cluster import Cluster
 from formulations.errors import InputError
@@ -65,6 +66,12 @@ def _parser() -> argparse.ArgumentParser:
     where.add_argument("--cluster", metavar="FILE", help="workers and links from a TOML file")
     parser.add_argument(
         "--time-limit", type=float, default=30.0, metavar="SECONDS", help="per layer and method (default: 30)"
+    )
+    parser.add_argument(
+        "--constraint",
+        action="append",
+        metavar="package.module:factory",
+        help="makes custom constraints of a layer problem, may be repeated; see docs/constraints.md",
     )
     parser.add_argument("--price", type=float, metavar="X", help="cost of a byte, in shares of a layer's output energy")
     parser.add_argument(
@@ -174,7 +181,8 @@ def _run(argv: Sequence[str] | None) -> int:
     workers = 4 if arguments.workers is None else arguments.workers
     cluster = Cluster.read(arguments.cluster) if arguments.cluster else Cluster.equal(workers)
     out = Path(arguments.out) if arguments.out else None
-    comparison = Comparison(methods, limits, arguments.seed, out, taken=_taken(arguments))
+    factories = load_factories(arguments.constraint or ())
+    comparison = Comparison(methods, limits, arguments.seed, out, factories=factories, taken=_taken(arguments))
     comparison.check_names([problem.name for problem in problems])
     _check_writable(arguments)
 

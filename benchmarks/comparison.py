@@ -13,9 +13,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks.constraints import constraints_of
 from benchmarks.rows import ERROR, UNSUPPORTED, ModelRow, Row, bare_row, row_of
 from formulations.assignment import Assignment
 from formulations.cluster import Cluster
+from formulations.constraints import Constraint
 from formulations.errors import InputError
 from formulations.problem import LayerProblem
 from solvers.base import (
@@ -32,7 +34,7 @@ from solvers.registry import get
 if TYPE_CHECKING:
     from adapters.partition import Partitioner
     from benchmarks.models.base import BenchmarkModel
-
+    from benchmarks.user_code import UserFunction
 
 #: A method cannot answer a problem, which says nothing against either.
 _REFUSALS = (UnsupportedError, MissingPackageError)
@@ -50,6 +52,7 @@ class Comparison:
         seed: of every method.
         out: the folder for problems and assignments, if they are to be kept.
         show: hears what is going on.
+        factories: make the custom constraints of each problem.
         taken: files that nothing under `out` may replace, and what they are.
         failures: what makes the run a failure, a line each.
         notes: what is missing for a good reason, a line each.
@@ -61,13 +64,15 @@ class Comparison:
     seed: int
     out: Path | None
     show: Callable[[str], None] = lambda text: None
+    factories: Sequence[UserFunction] = ()
     taken: Mapping[Path, str] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
     models: list[ModelRow] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     interrupted: bool = False
-    _answers: dict[tuple[str, str], SolveResult] = field(default_factory=dict)
+    _answers: dict[tuple[str, str, str], SolveResult] = field(default_factory=dict)
+    _constraints: dict[tuple[str, str], tuple[Constraint, ...]] = field(default_factory=dict)
 
     def check_names(self, names: Sequence[str]) -> None:
         """Find out before the work whether the results for problems of these names can be kept apart.
@@ -92,6 +97,17 @@ class Comparison:
                     )
                 taken[path] = f"meant for {content}"
 
+    def constraints(self, problem: LayerProblem) -> tuple[Constraint, ...]:
+        """The custom constraints of the problem.
+
+        Raises:
+            InputError: a factory fails or makes something else.
+        """
+        key = (problem.name, problem.digest)
+        if key not in self._constraints:
+            self._constraints[key] = constraints_of(problem, self.factories)
+        return self._constraints[key]
+
     def answer(self, problem: LayerProblem, method: str) -> SolveResult:
         """The method's result on the problem, solved once.
 
@@ -100,14 +116,18 @@ class Comparison:
             MissingPackageError: it needs a package for this problem that is not usable.
             SolverError: the method failed or contradicted itself.
         """
-        key = (problem.digest, method)
+        # A factory may go by a problem's name, which is no part of its digest.
+        key = (problem.name if self.factories else "", problem.digest, method)
         if key not in self._answers:
 
             def report(step: Progress) -> None:
                 self.show(f"{problem.name}: {method}: {step.seconds:.0f} s: {progress_text(problem, step)}")
 
             self.show(f"{problem.name}: {method}")
-            self._answers[key] = get(method, self.seed).solve(problem, limits=self.limits, report=report)
+            solver = get(method, self.seed)
+            self._answers[key] = solver.solve(
+                problem, constraints=self.constraints(problem), limits=self.limits, report=report
+            )
         return self._answers[key]
 
     def compare(self, problem: LayerProblem) -> SolveResult | None:
@@ -134,15 +154,17 @@ class Comparison:
     def _attempt(self, problem: LayerProblem, method: str) -> tuple[Row, SolveResult | None]:
         """The method's row, and its result where it has one."""
         start = time.perf_counter()
+        constraints = self.constraints(problem)
         try:
             result = self.answer(problem, method)
-            return row_of(problem, result), result
+            return row_of(problem, result, constraints), result
         except _REFUSALS as error:
             termination, reason = UNSUPPORTED, str(error)
         except SolverError as error:
             termination, reason = ERROR, str(error)
             self.failures.append(reason)
-        return bare_row(problem, method, termination, time.perf_counter() - start, [reason]), None
+        seconds = time.perf_counter() - start
+        return bare_row(problem, method, termination, seconds, [reason], constraints), None
 
     def _save(self, name: str, item: LayerProblem | Assignment | None) -> str | None:
         """The path of the item under `out`, None where it is not kept."""
@@ -237,6 +259,8 @@ def _model_row(comparison: Comparison, bench: BenchmarkModel, partitioner: Parti
 
 
 def compare_problems(comparison: Comparison, problems: Sequence[LayerProblem]) -> None:
+    for problem in problems:
+        comparison.constraints(problem)  # a factory's mistake is found out before the work
     for problem in problems:
         if comparison.interrupted:
             return

@@ -10,6 +10,7 @@ from operator import itemgetter
 from typing import Any
 
 from formulations.assignment import Assignment
+from formulations.constraints import Constraint
 from formulations.evaluation import evaluate, relative_gap
 from formulations.problem import LayerProblem
 from solvers.base import ContradictionError, SolveResult
@@ -33,6 +34,7 @@ class Row:
     problem_digest: str
     num_weights: int
     bytes_direct: int
+    constraints: tuple[str, ...] = ()
     objective: int | None = None
     dual_bound: int | None = None
     gap: float | None = None
@@ -64,7 +66,14 @@ class ModelRow:
     scale: float
 
 
-def bare_row(problem: LayerProblem, method: str, termination: str, seconds: float, messages: Sequence[str]) -> Row:
+def bare_row(
+    problem: LayerProblem,
+    method: str,
+    termination: str,
+    seconds: float,
+    messages: Sequence[str],
+    constraints: Sequence[Constraint] = (),
+) -> Row:
     """The row of a method that knows neither an assignment nor a bound."""
     return Row(
         instance=problem.name,
@@ -77,17 +86,18 @@ def bare_row(problem: LayerProblem, method: str, termination: str, seconds: floa
         problem_digest=problem.digest,
         num_weights=problem.prune_cost.size,
         bytes_direct=problem.bytes_direct,
+        constraints=tuple(constraint.name for constraint in constraints),
     )
 
 
-def row_of(problem: LayerProblem, result: SolveResult) -> Row:
+def row_of(problem: LayerProblem, result: SolveResult, constraints: Sequence[Constraint] = ()) -> Row:
     """The row of a result, its assignment evaluated once more.
 
     Raises:
         ContradictionError: the result's objective is not what its assignment evaluates to.
     """
     row = replace(
-        bare_row(problem, result.solver, result.termination.value, result.seconds, result.messages),
+        bare_row(problem, result.solver, result.termination.value, result.seconds, result.messages, constraints),
         dual_bound=int(result.dual_bound) if math.isfinite(result.dual_bound) else None,
         gap=result.gap,
         limit=None if result.limit is None else result.limit.value,
@@ -97,8 +107,9 @@ def row_of(problem: LayerProblem, result: SolveResult) -> Row:
     if found is None:
         return row
     # Where the placement says which messages are best, it must do so without the solver's word for it.
-    answer = Assignment(found.assignment.worker) if problem.messages_follow_placement else found.assignment
-    again = evaluate(problem, answer)
+    follow = problem.messages_follow_placement and not constraints
+    answer = Assignment(found.assignment.worker) if follow else found.assignment
+    again = evaluate(problem, answer, constraints)
     if again.objective != found.objective or again.violations:
         raise ContradictionError(
             f"{result.solver} on problem {problem.name!r}: says {found.objective}, its assignment evaluates to "
@@ -140,7 +151,7 @@ def contradictions(rows: Sequence[Row]) -> list[str]:
     found = []
     for low in rows:
         for high in rows:
-            same = low.problem_digest == high.problem_digest
+            same = (low.problem_digest, low.constraints) == (high.problem_digest, high.constraints)
             if same and low.objective is not None and high.dual_bound is not None and high.dual_bound > low.objective:
                 found.append(
                     f"{high.instance}: {high.method} claims the lower bound {high.dual_bound}, "

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
-import sysconfig
-import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from benchmarks.user_code import UserFunction
 from formulations.errors import InputError, nearest
 
 _BUILT_IN = {"digits-mlp": "benchmarks.models.digits:digits_mlp"}
@@ -68,31 +66,9 @@ def load_model(name: str) -> BenchmarkModel:
         InputError: no such model, module or factory, it fails, or it returns something else.
     """
     spec = _BUILT_IN.get(name, name)
-    module_name, colon, factory_name = spec.partition(":")
-    if not colon or not module_name or not factory_name or module_name.startswith("."):
+    if ":" not in spec:
         raise InputError(f"model {name!r} is unknown; give package.module:factory, or {nearest(name, _BUILT_IN)}")
-    try:
-        factory: Callable[[], object] | None = getattr(importlib.import_module(module_name), factory_name, None)
-        made = factory() if callable(factory) else None
-    except (Exception, SystemExit) as error:  # whatever the user's code ends in
-        said = f"{type(error).__name__}: {str(error) or 'no message'}"
-        raise InputError(f"model {name!r}: {said}; {_where(error)}") from None
-    if not callable(factory):
-        raise InputError(f"model {name!r}: module {module_name!r} has no function {factory_name!r}")
+    made = UserFunction.find("model", spec, "no arguments")()
     if not isinstance(made, BenchmarkModel):
         raise InputError(f"model {name!r}: the factory returns a {type(made).__name__}, not a BenchmarkModel")
     return made
-
-
-def _where(error: BaseException) -> str:
-    """The innermost line of the user's code that led to the error; what to check where none did."""
-    if isinstance(error, SyntaxError) and error.filename:
-        return f"at {error.filename}:{error.lineno}"
-    ours = (__file__, importlib.__file__, "<frozen ")
-    packages = tuple(sysconfig.get_path(key) for key in ("stdlib", "platstdlib", "purelib", "platlib"))
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(ours)]
-    if not frames:
-        return "check the name, that it can be imported from here, and that the factory takes no arguments"
-    # The module itself may be an installed package: then the line by which it was entered.
-    frame = next((frame for frame in reversed(frames) if not frame.filename.startswith(packages)), frames[0])
-    return f"at {frame.filename}:{frame.lineno}"

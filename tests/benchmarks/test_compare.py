@@ -519,5 +519,5 @@ def test_progress_is_heard(problem_file: str, monkeypatch: pytest.MonkeyPatch) -
     shown: list[str] = []
     comparison = Comparison(["highs"], SolveLimits(seconds=5), 0, None, shown.append)
     comparison.compare(LayerProblem.read(problem_file))
-    assert any("small: highs" in line and "start by alternation" in line for line in shown)
+    assert any("small: highs" in line and "start by local-search" in line for line in shown)
     assert progress_text(_problem(), Progress(1.0, 5, -math.inf, "x")) == "objective 5, lower bound -, x"

@@ -26,7 +26,8 @@ from solvers.constraint_check import DisagreementError
     "constraint",
     [
         Pin(0, 0), Pin(1, 1), Forbid(0, 1), Colocate([0, 1]), Colocate([0, 1, 2]), Separate([0, 1]),
-        Separate([0, 1, 2]), MaxLinks(0), MaxLinks(1), MaxLinks(3), MaxReceivers(0, 1), MaxReceivers(1, 0), KeepInput(0), KeepInput(1),
+        Separate([0, 1, 2]), MaxLinks(0), MaxLinks(1), MaxLinks(3),
+        MaxReceivers(0, 1), MaxReceivers(1, 0), KeepInput(0), KeepInput(1),
         SpareCapacity(0, "neurons", 1), SpareCapacity(1, 0, 4), SpareCapacity(0, 0, 99),
     ],
     ids=lambda constraint: constraint.name,

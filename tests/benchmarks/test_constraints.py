@@ -1,0 +1,153 @@
+"""`--constraint`: rows that honour or refuse, mistakes in one line, and the example of docs/constraints.md."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import compare
+from formulations import Assignment, LayerProblem
+
+ROOT = Path(__file__).resolve().parents[2]
+
+_MODULE = """
+from formulations import Forbid, Pin
+
+class Odd:
+    name = "odd"
+    def add_to(self, block, v, problem): pass
+    def violation(self, problem, assignment): return self.amount
+
+def pinned(problem): return Pin(0, 1)
+def several(problem): return [Pin(0, 1), Forbid(1, 1)]
+def by_name(problem): return Pin(0, 1) if problem.name == "first" else None
+def nothing(problem): return None
+def raises(problem): return problem.no_such_field  # line 13
+def number(problem): return 7
+def mixed(problem): return [Pin(0, 1), "x"]
+def takes_two(problem, more): return None
+def nameless(problem):
+    odd = Odd(); odd.name = None
+    return odd
+def out_of_range(problem): return Pin(99, 0)
+
+def odd(amount):
+    made = Odd(); made.amount = amount
+    return lambda problem: made
+
+negative, text, missing = odd(-1), odd("x"), lambda problem: Odd()  # line 26
+"""
+
+
+@pytest.fixture
+def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a module of constraints and two problem files that differ in their names only."""
+    (tmp_path / "rules.py").write_text(_MODULE)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "rules", raising=False)
+    for name in ("first", "second"):
+        prune = np.array([[9, 0, 0], [9, 1, 2], [0, 8, 7]])
+        LayerProblem(prune, [0, 1, 1], [[0, 5], [5, 0], [5, 0]], name=name).write(tmp_path / f"{name}.npz")
+    return tmp_path
+
+
+def run(folder: Path, *arguments: str, problems: tuple[str, ...] = ("first",)) -> tuple[int, list[dict[str, object]]]:
+    """The exit status and the rows."""
+    given = [part for name in problems for part in ("--problem", str(folder / f"{name}.npz"))]
+    file = folder / "rows.json"
+    status = compare.main(
+        [*given, "--solver", "brute-force", "--json", str(file), "--out", str(folder / "out"), *arguments]
+    )
+    return status, json.loads(file.read_text())["rows"] if file.exists() else []
+
+
+@pytest.mark.parametrize(
+    ("specs", "names"),
+    [
+        (["rules:pinned"], ["pin neuron 0 to worker 1"]),
+        (["rules:several"], ["pin neuron 0 to worker 1", "forbid neuron 1 on worker 1"]),
+        (["rules:pinned", "rules:nothing"], ["pin neuron 0 to worker 1"]),
+        (["rules:nothing"], []),
+    ],
+)
+def test_rows_honour_or_refuse(specs: list[str], names: list[str], mine: Path) -> None:
+    """Rows name the constraints; brute force satisfies them, and the baselines say that they cannot."""
+    status, rows = run(mine, *[part for spec in specs for part in ("--constraint", spec)])
+    assert status == 0
+    for row in rows:
+        assert row["constraints"] == names
+        if row["method"] == "brute-force":
+            assert row["termination"] == "OPTIMAL"
+            assert not names or Assignment.read(str(row["assignment"])).worker[0] == 1
+        elif names and row["termination"] == "UNSUPPORTED":
+            assert names[0] in row["messages"][0]  # type: ignore[index]
+    if names:
+        assert {row["method"]: row["termination"] for row in rows}["contiguous"] == "UNSUPPORTED"
+
+
+def test_a_factory_may_go_by_the_problems_name(mine: Path) -> None:
+    """Two problems of one digest: one with the constraint and dearer, one without; no row contradicts another."""
+    status, rows = run(mine, "--constraint", "rules:by_name", problems=("first", "second"))
+    best = {row["instance"]: row["objective"] for row in rows if row["method"] == "brute-force"}
+    assert status == 0
+    assert best["first"] > best["second"]  # type: ignore[operator]
+    assert {(row["instance"], len(row["constraints"])) for row in rows} == {("first", 1), ("second", 0)}  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("specs", "said"),
+    [
+        (["rules"], "constraint 'rules' is unknown; give package.module:factory"),
+        (["nowhere_at_all:make"], "ModuleNotFoundError: No module named 'nowhere_at_all'; check the name"),
+        (["rules:absent"], "module 'rules' has no function 'absent'"),
+        (["rules:Odd.name"], "has no function"),
+        (["rules:raises"], "'LayerProblem' object has no attribute 'no_such_field'; at {folder}/rules.py:13"),
+        (["rules:number"], "returns a int; give a constraint (name, add_to, violation), a list of them, or None"),
+        (["rules:mixed"], "returns a str; give a constraint"),
+        (["rules:nameless"], "returns a Odd; give a constraint"),
+        (["rules:takes_two"], "the factory takes the layer problem"),
+        (["rules:pinned", "rules:several"], "problem 'first' has two constraints 'pin neuron 0 to worker 1'"),
+        (["rules:out_of_range"], "neuron is 99; the layer has 0..2"),
+        (["rules:negative"], "constraint 'odd' says its violation is -1.0; it must be >= 0"),
+        (["rules:text"], "violation of 'odd' is 'x'; give a number"),
+        (["rules:missing"], "'Odd' object has no attribute 'amount'; at {folder}/rules.py:7"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_one_line(specs: list[str], said: str, mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever a factory or a constraint does wrong: exit status 2, and one line that says what and where."""
+    status, rows = run(mine, *[part for spec in specs for part in ("--constraint", spec)])
+    out, err = capsys.readouterr()
+    assert (status, rows, out) == (2, [], "")
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert said.format(folder=mine) in err
+
+
+def test_the_documented_example_works(tmp_path: Path) -> None:
+    """The file, the Python and the command of docs/constraints.md, in an empty folder."""
+    text = (ROOT / "docs" / "constraints.md").read_text()
+    quiet, *uses = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    (tmp_path / "quiet.py").write_text(quiet)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+
+    def output(*command: str) -> str:
+        done = subprocess.run(
+            [sys.executable, *command], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert re.fullmatch(r"\d{3,} assignments agree\n", output("-c", uses[0]))
+    assert output("-c", uses[1]).startswith("camera: brute-force: OPTIMAL")
+    (command,) = re.findall(r"```sh\npython (.*?)\n```", text, flags=re.DOTALL)
+    output(*command.split())
+    rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    assert all(row["constraints"] == ["quiet-worker", "pin neuron 0 to worker 0"] for row in rows)
+    assert {row["method"]: row["termination"] for row in rows}["brute-force"] == "OPTIMAL"
