@@ -1,10 +1,10 @@
-"""The default: local search for the placement, then Lagrangian bounds for the proof."""
+"""The default: local search for the placement, Lagrangian bounds for the proof, a MIP where that closes the gap."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from formulations.constraints import Constraint
 from formulations.evaluation import relative_gap
@@ -25,15 +25,19 @@ from solvers.base import (
 from solvers.lagrangian import Lagrangian
 from solvers.local_search import LocalSearch
 
-#: Of the time limit, what local search may use where a bound can follow.
-_SEARCH_SHARE = 0.25
+#: Of the time limit, what local search may use where a bound can follow; and of the rest, what the bound may use
+#: where a MIP can follow.
+_SEARCH_SHARE, _BOUND_SHARE = 0.25, 0.4
+#: Layers with few gains, as pruned ones are, have MIPs that close: with no more y than this.
+_MOST_Y = 1000
 
 
 @dataclass(frozen=True)
 class Portfolio:
-    """Local search in a part of the time, and in the rest a bound, until it meets the objective or the gap asked for.
+    """Local search, then bounds until they meet the objective or the gap asked for.
 
-    Where the decomposition does not apply (other kinds of communication, limits) local search is all there is.
+    Where the decomposition does not apply (other kinds of communication, limits) local search is all there
+    is. Under a time limit, layers with few gains get a MIP for the rest of it.
 
     Attributes:
         threads: of the bound; None = all cores that may be used.
@@ -60,37 +64,94 @@ class Portfolio:
         trajectory = Trajectory(watch, report)
         lagrangian = Lagrangian(self.threads)
         bounded = lagrangian.why_not(problem) is None
-        found = LocalSearch(seed=self.seed).solve(
-            problem,
-            limits=watch.limits_left(_SEARCH_SHARE if bounded else 1.0),
-            report=lambda step: trajectory.note(step.primal_bound, message=step.message),
-        )
-        primal, bound, limit = found.primal_bound, -math.inf, found.limit
-        if bounded and found.evaluation is not None and limit is not Limit.INTERRUPT:
-            limit = None
-            try:
-                for multipliers, message in lagrangian.bounds(problem, watch):
-                    if multipliers.bound > bound:
-                        bound = multipliers.bound
-                        trajectory.note(primal, bound, message)
-                    if bound >= primal:
-                        break
-                    gap = relative_gap(primal, bound)
-                    if gap is not None and gap <= limits.gap:
-                        limit = Limit.GAP
-                        break
-            except STOPS as stop:
-                limit = limit_of(stop)
-        proved = bound == primal and limit is not Limit.INTERRUPT
-        return SolveResult(
+        found = replace(
+            LocalSearch(seed=self.seed).solve(
+                problem,
+                limits=watch.limits_left(_SEARCH_SHARE if bounded else 1.0),
+                report=lambda step: trajectory.note(step.primal_bound, message=step.message),
+            ),
             solver=self.name,
-            problem_name=problem.name,
-            evaluation=found.evaluation,
-            dual_bound=bound,
-            bound_proved_by=None if math.isinf(bound) else "lagrangian",
-            termination=Termination.OPTIMAL if proved else found.termination,
-            seconds=watch.elapsed,
-            limit=None if proved else limit,
-            messages=found.messages,
-            trajectory=tuple(trajectory.steps),
         )
+        if bounded and found.evaluation is not None and found.limit is not Limit.INTERRUPT:
+            closes = limits.seconds is not None and _num_y(problem) <= _MOST_Y
+            found = _bounded(lagrangian, problem, found, watch.limits_left(_BOUND_SHARE if closes else 1.0), trajectory)
+            if closes and found.termination is not Termination.OPTIMAL and found.limit in (None, Limit.TIME):
+                found = self._closed(problem, found, watch.limits_left(), trajectory)
+        return replace(found, seconds=watch.elapsed, trajectory=tuple(trajectory.steps))
+
+    def _closed(
+        self, problem: LayerProblem, found: SolveResult, limits: SolveLimits, trajectory: Trajectory
+    ) -> SolveResult:
+        """What the textbook MIP makes of it, started from what is known; the better of both bounds."""
+        from formulations.textbook import TEXTBOOK
+        from solvers.highs import Highs
+        from solvers.mip import MipSolver
+
+        mip = MipSolver(self.name, TEXTBOOK, Highs(seed=self.seed), _Known(found)).solve(
+            problem,
+            limits=limits,
+            report=lambda step: trajectory.note(
+                step.primal_bound, max(found.dual_bound, step.dual_bound), step.message
+            ),
+        )
+        if mip.dual_bound > found.dual_bound:
+            return mip
+        # The MIP may have found a better placement all the same.
+        proved = mip.primal_bound == found.dual_bound and mip.limit is not Limit.INTERRUPT
+        return replace(
+            mip,
+            dual_bound=found.dual_bound,
+            bound_proved_by=found.bound_proved_by,
+            termination=Termination.OPTIMAL if proved else Termination.FEASIBLE,
+            limit=None if proved else mip.limit,
+        )
+
+
+@dataclass(frozen=True)
+class _Known:
+    """The starter that knows its answer."""
+
+    answer: SolveResult
+    name: str = "local-search"
+
+    def why_not(self, problem: LayerProblem, constraints: Sequence[Constraint] = ()) -> str | None:
+        return None
+
+    def solve(
+        self,
+        problem: LayerProblem,
+        constraints: Sequence[Constraint] = (),
+        limits: SolveLimits = SolveLimits(),
+        report: Report = silent,
+    ) -> SolveResult:
+        return self.answer
+
+
+def _num_y(problem: LayerProblem) -> int:
+    return int((problem.gain > 0).sum(axis=0) @ problem.remote.sum(axis=1))
+
+
+def _bounded(
+    lagrangian: Lagrangian, problem: LayerProblem, found: SolveResult, limits: SolveLimits, trajectory: Trajectory
+) -> SolveResult:
+    """The same placement with a bound."""
+    primal, bound, limit = found.primal_bound, -math.inf, None
+    try:
+        for multipliers, message in lagrangian.bounds(problem, Stopwatch(limits)):
+            if multipliers.bound > bound:
+                bound = multipliers.bound
+                trajectory.note(primal, bound, message)
+            gap = relative_gap(primal, bound)
+            if gap is not None and gap <= limits.gap:
+                limit = Limit.GAP
+                break
+    except STOPS as stop:
+        limit = limit_of(stop)
+    proved = bound == primal and limit is not Limit.INTERRUPT
+    return replace(
+        found,
+        dual_bound=bound,
+        bound_proved_by=None if math.isinf(bound) else "lagrangian",
+        termination=Termination.OPTIMAL if proved else Termination.FEASIBLE,
+        limit=None if proved else limit,
+    )
