@@ -103,6 +103,10 @@ class CpSat:
                 raise UnsupportedError(
                     f"CP-SAT takes integers up to 2^53 only, and the model has another {name}; use coarser units"
                 )
+        # The formulations' own continuous columns are integral in some best solution; a constraint's need not be.
+        _, custom = data.column_names.of_family("custom")
+        if not data.integer[custom].all():
+            raise UnsupportedError("CP-SAT takes integers only, and a custom constraint has continuous variables")
         model = cp_model.CpModel()
         columns = [
             model.new_int_var(int(low), int(high), "")

@@ -78,6 +78,33 @@ def test_what_no_heuristic_can_promise_is_refused():
             registry.get(name).solve(problem, [Pin(0, 1)])
 
 
+class HalfLoad:
+    """Worker 0 holds at least one neuron, said through a share between 0 and 1 that no integer is."""
+
+    name = "half-load"
+
+    def add_to(self, block, v, problem):
+        import pyomo.environ as pyo
+
+        block.share = pyo.Var(bounds=(0, 1))
+        held = sum(v.x[i, 0] for i in range(problem.num_neurons))
+        block.rows = pyo.ConstraintList()
+        block.rows.add(block.share >= 1)
+        block.rows.add(2 * block.share <= 2 * held)
+
+    def violation(self, problem, assignment):
+        return float(not (assignment.worker == 0).any())
+
+
+def test_cp_sat_refuses_a_constraints_continuous_variables():
+    """As integers they could make a feasible problem infeasible: HiGHS and SCIP take them, CP-SAT says why not."""
+    problem = LayerProblem([[9, 1], [2, 8]], [0, 1], [[0, 5], [6, 0]])
+    assert registry.get("highs").solve(problem, [HalfLoad()]).primal_bound == 3
+    assert registry.get("scip").solve(problem, [HalfLoad()]).primal_bound == 3
+    with pytest.raises(UnsupportedError, match="continuous"):
+        registry.get("cp-sat").solve(problem, [HalfLoad()])
+
+
 def test_a_constraint_that_nothing_satisfies_is_named():
     """Two neurons pinned to one place: INFEASIBLE, with the constraints' names."""
     problem = LayerProblem([[9, 1], [2, 8]], [0, 1], [[0, 5], [6, 0]])
