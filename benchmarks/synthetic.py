@@ -31,6 +31,6 @@ def dense_layer(num_neurons: int, num_inputs: int, num_workers: int = 4, seed: i
     rng = np.random.default_rng([seed, num_neurons, num_inputs])
     owner = np.arange(num_inputs) * num_workers // max(1, num_inputs)
     prune_cost = (rng.standard_normal((num_neurons, num_inputs)) ** 2 * 1000).astype(np.int64)
-    price = 300 * num_neurons // num_workers
+    price = 1000 * num_neurons // num_workers  # what a worker's neurons gain from an input on average
     send_cost = np.where(owner[:, None] != np.arange(num_workers), price, 0)
     return LayerProblem(prune_cost, owner, send_cost, name=f"dense-{num_neurons}x{num_inputs}-p{num_workers}")

@@ -105,61 +105,73 @@ def _pool_minima(
 
 
 @njit(cache=True, nogil=True)
-def project(mu: Any, worker: Any, place: Any, num_blocks: Any, pi: Any) -> None:
+def project(mu: Any, worker: Any, place_PN: Any, num_blocks: Any, pi: Any) -> None:
     """Move multipliers, evenly over a worker's blocks, to where place + Σ_B μ_B is the same π for every worker."""
-    num_workers = num_blocks.size
-    total = np.zeros(num_workers)
+    num_workers, num_neurons = place_PN.shape
+    total = place_PN.copy()
+    for b in range(worker.size):
+        total[worker[b]] += mu[b]
     weight = 0.0
+    pi[:] = 0.0
     for p in range(num_workers):
         weight += 1.0 / num_blocks[p]
-    for i in range(pi.size):
-        total[:] = 0.0
-        for b in range(worker.size):
-            total[worker[b]] += mu[b, i]
-        pi[i] = 0.0
+        pi += total[p] / num_blocks[p]
+    pi /= weight
+    for p in range(num_workers):
+        for i in range(num_neurons):
+            total[p, i] = (pi[i] - total[p, i]) / num_blocks[p]
+    for b in range(worker.size):
+        mu[b] += total[worker[b]]
+
+
+@njit(cache=True, nogil=True)
+def _toward_agreement(x: Any, worker: Any, num_blocks: Any, common: Any) -> None:
+    """P×N: what to add to −x of a worker's blocks, so that their sums stay equal for all workers.
+
+    The supergradient is −x of every block and +1 for π; this gives the nearest direction that keeps
+    place + Σ_B μ_B = π.
+    """
+    num_workers, num_neurons = common.shape
+    common[:] = 0.0
+    for b in range(worker.size):
+        common[worker[b]] += x[b]
+    inverse = 0.0
+    for p in range(num_workers):
+        inverse += 1.0 / num_blocks[p]
+    for i in range(num_neurons):
+        toward = 1.0
         for p in range(num_workers):
-            pi[i] += (place[i, p] + total[p]) / num_blocks[p] / weight
-        for b in range(worker.size):
-            p = worker[b]
-            mu[b, i] += (pi[i] - place[i, p] - total[p]) / num_blocks[p]
+            toward -= common[p, i] / num_blocks[p]
+        toward /= 1.0 + inverse
+        for p in range(num_workers):
+            common[p, i] = (toward + common[p, i]) / num_blocks[p]
 
 
 @njit(cache=True, nogil=True)
 def ascend(
-    gain: Any, cost: Any, size: Any, threshold: Any, last_used: Any, mu: Any, worker: Any, place: Any, num_blocks: Any,
-    fewest: Any, most: Any, first_moment: Any, second_moment: Any, made: Any, steps: Any, step: Any,
+    gain: Any, cost: Any, size: Any, threshold: Any, last_used: Any, mu: Any, worker: Any, place_PN: Any,
+    num_blocks: Any, fewest: Any, most: Any, first_moment: Any, second_moment: Any, made: Any, steps: Any, step: Any,
 ) -> Any:  # fmt: skip
     """Adam (Kingma and Ba 2015) on the pools' supergradient, projected; how many steps were made in all."""
     num_all, num_neurons = mu.shape
     value, chosen = np.zeros(num_all), np.zeros(num_all, np.int64)
     x, pi = np.zeros((num_all, num_neurons)), np.zeros(num_neurons)
-    weight, scratch, sum_x = np.zeros(num_neurons), np.zeros(num_neurons), np.zeros(num_blocks.size)
-    inverse = 0.0
-    for p in range(num_blocks.size):
-        inverse += 1.0 / num_blocks[p]
+    weight, scratch, common = np.zeros(num_neurons), np.zeros(num_neurons), np.zeros(place_PN.shape)
     for _ in range(steps):
         _pool_minima(gain, cost, size, threshold, mu, worker, fewest, most, value, chosen, x, weight, scratch)
         made += 1
+        first_share, second_share = 1.0 / (1.0 - 0.9**made), 1.0 / (1.0 - 0.999**made)
+        _toward_agreement(x, worker, num_blocks, common)
         for b in range(num_all):
             last_used[b, chosen[b]] = made
-        for i in range(num_neurons):
-            # The supergradient is −x of every block and +1 for π; the nearest direction that keeps the sums equal.
-            sum_x[:] = 0.0
-            for b in range(num_all):
-                sum_x[worker[b]] += x[b, i]
-            toward = 1.0
-            for p in range(num_blocks.size):
-                toward -= sum_x[p] / num_blocks[p]
-            toward /= 1.0 + inverse
-            for b in range(num_all):
-                p = worker[b]
-                slope = (toward + sum_x[p]) / num_blocks[p] - x[b, i]
+            p = worker[b]
+            for i in range(num_neurons):
+                slope = common[p, i] - x[b, i]
                 first_moment[b, i] = 0.9 * first_moment[b, i] + 0.1 * slope
                 second_moment[b, i] = 0.999 * second_moment[b, i] + 0.001 * slope * slope
-                mean = first_moment[b, i] / (1.0 - 0.9**made)
-                spread = math.sqrt(second_moment[b, i] / (1.0 - 0.999**made))
-                mu[b, i] += step * mean / (spread + 1e-8)
-        project(mu, worker, place, num_blocks, pi)
+                spread = math.sqrt(second_moment[b, i] * second_share)
+                mu[b, i] += step * first_moment[b, i] * first_share / (spread + 1e-8)
+        project(mu, worker, place_PN, num_blocks, pi)
     return made
 
 

@@ -58,9 +58,13 @@ _MEAN_SEND_LOG2 = 24
 _LARGEST_TOTAL = 2.0**59
 _POOL = 32
 _CARRIED = 4
-#: Steps between two bounds in integers, and rounds of them; blocks of one have but two patterns, which are all known.
+#: Steps between two bounds in integers, and rounds of them. Blocks of one have but two patterns, which are all
+#: known: their rounds get longer, from a first bound soon to few that cost time.
 _STEPS_PER_ROUND, _STEPS_PER_ROUND_OF_SINGLES = 40, 320
-_ROUNDS, _ROUNDS_OF_SINGLES = 24, 12
+_FIRST_ROUND_OF_SINGLES = 20
+_ROUNDS, _ROUNDS_OF_SINGLES = 24, 16
+#: Entries of the pools that the ascent goes through before the limits are looked at.
+_ENTRIES_AT_ONCE = 2**26
 #: A stage ends early where this many rounds gained less than this share of the bound.
 _PATIENCE, _WORTH_WAITING = 6, 1e-4
 #: Steps of the ascent, in shares of the mean send over the neurons of a worker: of the first stage, of the others.
@@ -197,7 +201,7 @@ class _Decomposition:
                 largest = max(len(block.inputs) for block in blocks)
                 best: list[Multipliers] = []  # after every round
                 for number in range(stage.num_rounds):
-                    found = stage.round(number / stage.num_rounds, watch, pool)
+                    found = stage.round(number, watch, pool)
                     yield found, f"blocks of {largest}, round {number + 1}"
                     best.append(max([*best[-1:], found], key=lambda multipliers: multipliers.bound))
                     if len(best) > _PATIENCE:
@@ -328,13 +332,14 @@ class _Stage:
         ]
         self._constant = [np.array([constant for _, constant in here], dtype=np.int64) for here in known]
         self._float_unit = whole.scale * whole.unit
-        self._place = whole.place_NP / self._float_unit
+        self._place_PN = np.ascontiguousarray(whole.place_NP.T / self._float_unit)
         self._mu = np.zeros((num_blocks, num_neurons))
         self._moments = np.zeros((2, num_blocks, num_neurons))
         self._made = 0
+        patterns = min(_POOL, 2 ** max(len(block.inputs) for block in blocks))
         self._pool = _Pool(
-            np.zeros((num_blocks, _POOL, num_neurons)), np.zeros((num_blocks, _POOL)),
-            np.zeros(num_blocks, dtype=np.int64), np.zeros((num_blocks, _POOL)), np.zeros((num_blocks, _POOL)),
+            np.zeros((num_blocks, patterns, num_neurons)), np.zeros((num_blocks, patterns)),
+            np.zeros(num_blocks, dtype=np.int64), np.zeros((num_blocks, patterns)), np.zeros((num_blocks, patterns)),
             [{} for _ in blocks],
         )  # fmt: skip
         for b, block in enumerate(blocks):
@@ -374,13 +379,18 @@ class _Stage:
     def _project(self) -> None:
         from solvers.block_kernels import project
 
-        project(self._mu, self._worker, self._place, self._num_blocks, np.zeros(self._whole.num_neurons))
+        project(self._mu, self._worker, self._place_PN, self._num_blocks, np.zeros(self._whole.num_neurons))
 
-    def round(self, progress: float, watch: Stopwatch, threads: ThreadPoolExecutor) -> Multipliers:
+    def _num_steps(self, number: int) -> int:
+        if not self.singles:
+            return _STEPS_PER_ROUND
+        return min(_STEPS_PER_ROUND_OF_SINGLES, _FIRST_ROUND_OF_SINGLES << number)
+
+    def round(self, number: int, watch: Stopwatch, threads: ThreadPoolExecutor) -> Multipliers:
         """Some steps of the ascent, then what its multipliers prove.
 
         Args:
-            progress: of the stage, 0..1; steps get shorter with it.
+            number: of the round; steps get shorter with it.
 
         Raises:
             StoppedError: a limit was reached before the bound was complete.
@@ -388,16 +398,18 @@ class _Stage:
         from solvers.block_kernels import ascend
 
         first, last = _FIRST_STEPS if self.singles else _LATER_STEPS
-        num_steps = _STEPS_PER_ROUND_OF_SINGLES if self.singles else _STEPS_PER_ROUND
         neurons_of_worker = max(1.0, self._whole.num_neurons / self._whole.num_workers)
         pool, moments = self._pool, self._moments
-        for _ in range(num_steps // 10):
+        left = self._num_steps(number)
+        while left > 0:
             watch.check()
+            steps = min(left, max(1, _ENTRIES_AT_ONCE // pool.gain.size))
             self._made = ascend(
-                pool.gain, pool.cost, pool.size, pool.threshold, pool.last_used, self._mu, self._worker, self._place,
-                self._num_blocks, self._whole.fewest, self._whole.most, moments[0], moments[1], self._made, 10,
-                first * (last / first) ** progress / neurons_of_worker,
+                pool.gain, pool.cost, pool.size, pool.threshold, pool.last_used, self._mu, self._worker, self._place_PN,
+                self._num_blocks, self._whole.fewest, self._whole.most, moments[0], moments[1], self._made, steps,
+                first * (last / first) ** (number / self.num_rounds) / neurons_of_worker,
             )  # fmt: skip
+            left -= steps
         mu = self._rounded()
         values = threads.map(lambda b: self._least_pattern(b, mu[b], watch), range(len(self._blocks)))
         total = 0

@@ -21,10 +21,16 @@ SMALL = {"num_neurons": 6, "num_inputs": 6, "num_workers": 3}
 @pytest.fixture
 def hurried(monkeypatch):
     """Few rounds of few steps, so that thousands of problems are bounded in no time."""
-    for name, value in {
-        "_ROUNDS": 2, "_ROUNDS_OF_SINGLES": 2, "_STEPS_PER_ROUND": 10, "_STEPS_PER_ROUND_OF_SINGLES": 20,
-        "_LARGEST_BLOCK": 3, "_HALVINGS": 1,
-    }.items():  # fmt: skip
+    few = {
+        "_ROUNDS": 2,
+        "_ROUNDS_OF_SINGLES": 2,
+        "_STEPS_PER_ROUND": 10,
+        "_STEPS_PER_ROUND_OF_SINGLES": 20,
+        "_FIRST_ROUND_OF_SINGLES": 10,
+        "_LARGEST_BLOCK": 3,
+        "_HALVINGS": 1,
+    }
+    for name, value in few.items():
         monkeypatch.setattr(module, name, value)
     return Lagrangian(threads=1)
 
@@ -104,7 +110,7 @@ def test_any_multipliers_prove_a_bound(scale, draw_problem, enumerate_placements
             stage._mu = rng.normal(0, 2, stage._mu.shape)
             monkeypatch.setattr(stage, "_project", lambda: None)
             with module.ThreadPoolExecutor(1) as pool:
-                assert stage.round(0.5, Stopwatch(SolveLimits()), pool).bound <= truth.optimum, number
+                assert stage.round(1, Stopwatch(SolveLimits()), pool).bound <= truth.optimum, number
 
 
 def test_multipliers_sum_to_the_same_for_every_worker(read_instance):
