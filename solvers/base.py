@@ -259,6 +259,16 @@ class Stopwatch:
             return Limit.MEMORY
         return None
 
+    def check_room(self, num_bytes: int, what: str) -> None:
+        """Raises StoppedError where this much more memory is beyond the limit, or beyond what the machine has left."""
+        room = psutil.virtual_memory().available
+        if self._limits.memory_bytes is not None:
+            room = min(room, self._limits.memory_bytes - psutil.Process().memory_info().rss)
+        if num_bytes > room:
+            raise StoppedError(
+                Limit.MEMORY, f"{what} would take {num_bytes / 2**30:.1f} GiB, {max(0, room) / 2**30:.1f} are left"
+            )
+
     def check(self, *messages: str) -> None:
         """Raises StoppedError where a limit is reached, with the messages."""
         limit = self.limit_reached

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import math
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -34,9 +35,12 @@ from formulations.presolve import Reduction, count_ranges, presolve
 from formulations.problem import LayerProblem
 from solvers.base import (
     STOPS,
+    Limit,
     Report,
     SolveLimits,
+    SolverError,
     SolveResult,
+    StoppedError,
     Stopwatch,
     Termination,
     Trajectory,
@@ -55,7 +59,7 @@ _LARGEST_BLOCK, _HALVINGS = 48, 4
 #: The mean send in integers: fine enough that rounding multipliers costs nothing that shows.
 _MEAN_SEND_LOG2 = 24
 #: Sums of all costs times S stay below this, so nothing in the search leaves int64.
-_LARGEST_TOTAL = 2.0**59
+_LARGEST_TOTAL, _LARGEST_MULTIPLIERS = 2.0**59, 2.0**61
 _POOL = 32
 _CARRIED = 4
 #: Steps between two bounds in integers, and rounds of them. Blocks of one have but two patterns, which are all
@@ -162,7 +166,7 @@ class Lagrangian:
         Raises:
             StoppedError: a limit is reached.
         """
-        yield from _Decomposition(problem, self.threads).bounds(watch)
+        yield from _Decomposition(problem, self.threads, watch).bounds()
 
 
 def _total(problem: LayerProblem) -> float:
@@ -173,7 +177,9 @@ def _total(problem: LayerProblem) -> float:
 class _Decomposition:
     """A problem in integers times S, and the minorants that the first stage leaves to the others."""
 
-    def __init__(self, problem: LayerProblem, threads: int | None) -> None:
+    def __init__(self, problem: LayerProblem, threads: int | None, watch: Stopwatch) -> None:
+        self.watch = watch
+        self._stop = threading.Event()
         self.reduction: Reduction = presolve(problem)
         self.fewest, self.most = count_ranges(problem)
         self.free = {p: np.flatnonzero(self.reduction.free[:, p]) for p in range(problem.num_workers)}
@@ -187,50 +193,89 @@ class _Decomposition:
         self.send_MP: IntArray = problem.send_cost * self.scale
         self.place_NP: IntArray = self.reduction.place_cost * self.scale
         self.num_neurons, self.num_workers = problem.num_neurons, problem.num_workers
-        self.threads = threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+        available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+        self.num_threads = threads or available
         #: (input, worker) → λ and v with min(t, g·x) >= λ·x + v on X_p; nothing is known to begin with.
+        nothing = np.zeros(self.num_neurons, dtype=np.int64)
         self.minorants: dict[tuple[int, int], tuple[IntArray, int]] = {
-            (int(j), p): (np.zeros(self.num_neurons, dtype=np.int64), 0) for p, here in self.free.items() for j in here
+            (int(j), p): (nothing, 0) for p, here in self.free.items() for j in here
         }
 
-    def bounds(self, watch: Stopwatch) -> Iterator[tuple[Multipliers, str]]:
-        with ThreadPoolExecutor(self.threads) as pool:
-            stage: _Stage | None = None
-            for blocks in self._stages():
-                stage = _Stage(self, blocks, stage)
-                largest = max(len(block.inputs) for block in blocks)
-                best: list[Multipliers] = []  # after every round
-                for number in range(stage.num_rounds):
-                    found = stage.round(number, watch, pool)
-                    yield found, f"blocks of {largest}, round {number + 1}"
-                    best.append(max([*best[-1:], found], key=lambda multipliers: multipliers.bound))
-                    if len(best) > _PATIENCE:
-                        gained = best[-1].bound - best[-1 - _PATIENCE].bound
-                        if gained < _WORTH_WAITING * abs(best[-1].bound):
-                            break
-                if stage.singles:
-                    self._learn(best[-1])
+    def check(self) -> None:
+        """Raises StoppedError at a limit, and in the threads of a run that was given up."""
+        if self._stop.is_set():
+            raise StoppedError(Limit.INTERRUPT)
+        self.watch.check()
+
+    def bounds(self) -> Iterator[tuple[Multipliers, str]]:
+        stage: _Stage | None = None
+        with ThreadPoolExecutor(self.num_threads) as threads:
+            try:
+                for blocks in self._stages():
+                    stage = _Stage(self, blocks, stage)
+                    yield from self._rounds(stage, threads)
+            except BaseException:
+                # The pool waits for its threads, and they look here; Ctrl-C is raised in this one alone.
+                self._stop.set()
+                raise
+
+    def _rounds(self, stage: _Stage, threads: ThreadPoolExecutor) -> Iterator[tuple[Multipliers, str]]:
+        """What one stage proves, round by round, until it is over or gains little."""
+        best: list[Multipliers] = []
+        for number in range(stage.num_rounds):
+            found = stage.round(number, threads)
+            yield found, f"blocks of {stage.largest}, round {number + 1}"
+            best.append(max([*best[-1:], found], key=lambda multipliers: multipliers.bound))
+            if len(best) > _PATIENCE:
+                gained = best[-1].bound - best[-1 - _PATIENCE].bound
+                if gained < _WORTH_WAITING * abs(best[-1].bound):
+                    break
+        if stage.singles:
+            self._learn(best[-1])
 
     def _stages(self) -> Iterator[tuple[Block, ...]]:
         """Blocks of one input each, then ever larger ones, each stage's made of the stage's before."""
-        groups = {p: _unlike(here, self.gain_MN, _LARGEST_BLOCK) for p, here in self.free.items()}
-        levels = [groups]
+        previous = _as_blocks({p: [here[k : k + 1] for k in range(here.size)] for p, here in self.free.items()})
+        yield previous
+        levels = [{p: self._unlike(here, _LARGEST_BLOCK) for p, here in self.free.items()}]
         for _ in range(_HALVINGS):
             levels.append({
-                p: [half for group in levels[-1][p] for half in _unlike(group, self.gain_MN, -(-group.size // 2))]
-                for p in groups
+                p: [half for group in groups for half in self._unlike(group, -(-group.size // 2))]
+                for p, groups in levels[-1].items()
             })  # fmt: skip
-        levels.append({p: [here[k : k + 1] for k in range(here.size)] for p, here in self.free.items()})
-        previous: tuple[Block, ...] = ()
         for level in reversed(levels):
-            blocks = tuple(
-                Block(p, tuple(group.tolist()))
-                for p, here in level.items()
-                for group in here or [np.zeros(0, np.int64)]
-            )
+            blocks = _as_blocks(level)
             if blocks != previous:
                 yield blocks
             previous = blocks
+
+    def _unlike(self, inputs: IntArray, size: int) -> list[IntArray]:
+        """Groups of at most `size` inputs, even in size, that are as unlike as a greedy choice makes them.
+
+        Inputs that pull the neurons apart are worth a block of their own: one by one, each could have the
+        neurons it likes best.
+        """
+        if inputs.size <= max(1, size):
+            return [inputs] if inputs.size else []
+        spread = self.gain_MN[inputs] - self.gain_MN[inputs].mean(axis=1, keepdims=True)
+        spread /= np.maximum(np.linalg.norm(spread, axis=1, keepdims=True), np.finfo(np.float64).tiny)
+        likeness = spread @ spread.T  # correlations, 0 for an input whose gains are all the same
+        left = np.ones(inputs.size, dtype=bool)
+        groups = []
+        num_groups = -(-inputs.size // size)
+        for number in range(num_groups):
+            self.check()
+            most = inputs.size // num_groups + (number < inputs.size % num_groups)
+            group = [int(np.where(left, likeness[:, left].sum(axis=1), -np.inf).argmax())]
+            left[group[0]] = False
+            to_group = likeness[group[0]].copy()
+            while len(group) < most:
+                k = int(np.where(left, to_group, np.inf).argmin())
+                group.append(k)
+                left[k] = False
+                to_group += likeness[k]
+            groups.append(inputs[sorted(group)])
+        return groups
 
     def _learn(self, single: Multipliers) -> None:
         """Blocks of one input are minorants: min(t, g·x) >= μ·x + v(μ)."""
@@ -245,32 +290,11 @@ class _Decomposition:
                 self.minorants[j, p] = (mu.copy(), min(int(unsent), int(sent + self.send_MP[j, p])))
 
 
-def _unlike(inputs: IntArray, gain_MN: IntArray, size: int) -> list[IntArray]:
-    """Groups of at most `size` inputs, even in size, that are as unlike as a greedy choice makes them.
-
-    Inputs that pull the neurons apart are worth a block of their own: one by one, each could have the
-    neurons it likes best.
-    """
-    if inputs.size <= max(1, size):
-        return [inputs] if inputs.size else []
-    spread = gain_MN[inputs] - gain_MN[inputs].mean(axis=1, keepdims=True)
-    spread /= np.maximum(np.linalg.norm(spread, axis=1, keepdims=True), np.finfo(np.float64).tiny)
-    likeness = spread @ spread.T  # correlations, 0 for an input whose gains are all the same
-    left = np.ones(inputs.size, dtype=bool)
-    groups = []
-    num_groups = -(-inputs.size // size)
-    for number in range(num_groups):
-        most = inputs.size // num_groups + (number < inputs.size % num_groups)
-        group = [int(np.where(left, likeness[:, left].sum(axis=1), -np.inf).argmax())]
-        left[group[0]] = False
-        to_group = likeness[group[0]].copy()
-        while len(group) < most:
-            k = int(np.where(left, to_group, np.inf).argmin())
-            group.append(k)
-            left[k] = False
-            to_group += likeness[k]
-        groups.append(inputs[sorted(group)])
-    return groups
+def _as_blocks(groups: dict[int, list[IntArray]]) -> tuple[Block, ...]:
+    """A worker without a free input has one block with nothing in it."""
+    return tuple(
+        Block(p, tuple(group.tolist())) for p, here in groups.items() for group in here or [np.zeros(0, np.int64)]
+    )
 
 
 @dataclass
@@ -319,7 +343,13 @@ class _Stage:
         """Begins where the stage before ended, whose blocks are parts of these."""
         self._whole, self._blocks = whole, blocks
         self.singles = all(len(block.inputs) <= 1 for block in blocks)
+        self.largest = max(len(block.inputs) for block in blocks)
         self.num_rounds = _ROUNDS_OF_SINGLES if self.singles else _ROUNDS
+        patterns = min(_POOL, 2**self.largest)
+        num_pairs = sum(len(block.inputs) for block in blocks)
+        # The pool, multipliers, moments and scratch of the ascent; gains and minorants of the search.
+        rows = len(blocks) * (patterns + 6) + 2 * num_pairs
+        whole.watch.check_room(8 * rows * whole.num_neurons, f"bounding with blocks of {self.largest}")
         num_blocks, num_neurons = len(blocks), whole.num_neurons
         self._worker = np.array([block.worker for block in blocks], dtype=np.int64)
         self._num_blocks = np.bincount(self._worker, minlength=whole.num_workers).astype(np.float64)
@@ -336,13 +366,13 @@ class _Stage:
         self._mu = np.zeros((num_blocks, num_neurons))
         self._moments = np.zeros((2, num_blocks, num_neurons))
         self._made = 0
-        patterns = min(_POOL, 2 ** max(len(block.inputs) for block in blocks))
         self._pool = _Pool(
             np.zeros((num_blocks, patterns, num_neurons)), np.zeros((num_blocks, patterns)),
             np.zeros(num_blocks, dtype=np.int64), np.zeros((num_blocks, patterns)), np.zeros((num_blocks, patterns)),
             [{} for _ in blocks],
         )  # fmt: skip
         for b, block in enumerate(blocks):
+            whole.check()
             for sent in (0, 1):
                 self._add(b, (sent,) * len(block.inputs))
         if before is not None:
@@ -359,6 +389,7 @@ class _Stage:
             self._mu[b] += before._mu[a]
             parts[b].append(a)
         for b, block in enumerate(self._blocks):
+            self._whole.check()
             for rank in range(_CARRIED):
                 sent: set[int] = set()
                 for a in parts[b]:
@@ -384,9 +415,10 @@ class _Stage:
     def _num_steps(self, number: int) -> int:
         if not self.singles:
             return _STEPS_PER_ROUND
-        return min(_STEPS_PER_ROUND_OF_SINGLES, _FIRST_ROUND_OF_SINGLES << number)
+        # None at first: a bound that is weak, but there.
+        return min(_STEPS_PER_ROUND_OF_SINGLES, _FIRST_ROUND_OF_SINGLES << number) if number else 0
 
-    def round(self, number: int, watch: Stopwatch, threads: ThreadPoolExecutor) -> Multipliers:
+    def round(self, number: int, threads: ThreadPoolExecutor) -> Multipliers:
         """Some steps of the ascent, then what its multipliers prove.
 
         Args:
@@ -402,7 +434,7 @@ class _Stage:
         pool, moments = self._pool, self._moments
         left = self._num_steps(number)
         while left > 0:
-            watch.check()
+            self._whole.check()
             steps = min(left, max(1, _ENTRIES_AT_ONCE // pool.gain.size))
             self._made = ascend(
                 pool.gain, pool.cost, pool.size, pool.threshold, pool.last_used, self._mu, self._worker, self._place_PN,
@@ -411,7 +443,7 @@ class _Stage:
             )  # fmt: skip
             left -= steps
         mu = self._rounded()
-        values = threads.map(lambda b: self._least_pattern(b, mu[b], watch), range(len(self._blocks)))
+        values = threads.map(lambda b: self._least_pattern(b, mu[b]), range(len(self._blocks)))
         total = 0
         for b, (value, patterns) in enumerate(values):
             total += value
@@ -431,9 +463,11 @@ class _Stage:
         pi = np.rint((place_PN + total).mean(axis=0)).astype(np.int64)
         for p in range(self._whole.num_workers):
             mu[int(np.flatnonzero(self._worker == p)[0])] += pi - place_PN[p] - total[p]
+        if float(np.abs(mu.astype(np.float64)).sum()) >= _LARGEST_MULTIPLIERS:
+            raise SolverError(f"multipliers of {len(self._blocks)} blocks left int64; report the problem")
         return mu
 
-    def _least_pattern(self, b: int, mu: IntArray, watch: Stopwatch) -> tuple[int, list[tuple[int, ...]]]:
+    def _least_pattern(self, b: int, mu: IntArray) -> tuple[int, list[tuple[int, ...]]]:
         """A lower bound on v_B, and patterns that are new. Raises StoppedError at a limit."""
         from solvers.block_kernels import search_patterns
 
@@ -449,7 +483,7 @@ class _Stage:
         found, num_found = np.zeros((8, num_inputs), dtype=np.int64), np.zeros(1, dtype=np.int64)
         depth, steps = 0, 0
         while depth >= 0:
-            watch.check()
+            whole.check()
             depth, known, cut_off = search_patterns(
                 self._gain[b], self._send[b], self._minorant[b], self._constant[b],
                 whole.fewest[block.worker], whole.most[block.worker], weight, *state, depth, known,

@@ -53,7 +53,7 @@ class LocalSearch:
     Where messages are not shared (`partials`, `per_weight`) placing once takes the place of annealing. Limits
     and budgets are priced: what is annealed is the problem with rows (1)–(3) alone, at prices that follow what
     the placements break, and the messages are then chosen within the limits. Runs of the same seed make the
-    same steps; a time limit only cuts them short.
+    same steps, but for the last annealing, which a time limit shortens.
 
     Attributes:
         steps_per_pair: moves and swaps tried in all, per pair of neurons; ends the search.

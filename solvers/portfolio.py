@@ -12,12 +12,15 @@ from formulations.problem import LayerProblem
 from solvers.base import (
     STOPS,
     Limit,
+    MissingPackageError,
     Report,
     SolveLimits,
+    SolverError,
     SolveResult,
     Stopwatch,
     Termination,
     Trajectory,
+    UnsupportedError,
     limit_of,
     refuse_unsupported,
     silent,
@@ -87,13 +90,18 @@ class Portfolio:
         from solvers.highs import Highs
         from solvers.mip import MipSolver
 
-        mip = MipSolver(self.name, TEXTBOOK, Highs(seed=self.seed), _Known(found)).solve(
-            problem,
-            limits=limits,
-            report=lambda step: trajectory.note(
-                step.primal_bound, max(found.dual_bound, step.dual_bound), step.message
-            ),
-        )
+        solver = MipSolver(self.name, TEXTBOOK, Highs(seed=self.seed), _Known(found))
+        try:
+            mip = solver.solve(
+                problem,
+                limits=limits,
+                report=lambda step: trajectory.note(
+                    step.primal_bound, max(found.dual_bound, step.dual_bound), step.message
+                ),
+            )
+        except (UnsupportedError, MissingPackageError, SolverError) as error:
+            # What is known does not depend on the MIP.
+            return replace(found, messages=(*found.messages, f"the MIP was of no help: {error}"))
         if mip.dual_bound > found.dual_bound:
             return mip
         # The MIP may have found a better placement all the same.

@@ -6,12 +6,13 @@ import math
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from formulations import LayerProblem
 from solvers import Limit, SolveLimits, Termination, registry
 from solvers import lagrangian as module
-from solvers.base import Stopwatch
+from solvers.base import StoppedError, Stopwatch
 from solvers.lagrangian import Lagrangian, Multipliers
 
 INSTANCES = Path(__file__).parents[2] / "benchmarks" / "instances"
@@ -101,7 +102,7 @@ def test_any_multipliers_prove_a_bound(scale, draw_problem, enumerate_placements
         truth = enumerate_placements(problem)
         if not truth.feasible:
             continue
-        whole = module._Decomposition(problem, 1)
+        whole = module._Decomposition(problem, 1, Stopwatch(SolveLimits()))
         whole.scale = scale
         whole.gain_MN, whole.send_MP = (whole.gain_MN * scale, whole.send_MP * scale)
         whole.place_NP = whole.place_NP * scale
@@ -110,13 +111,13 @@ def test_any_multipliers_prove_a_bound(scale, draw_problem, enumerate_placements
             stage._mu = rng.normal(0, 2, stage._mu.shape)
             monkeypatch.setattr(stage, "_project", lambda: None)
             with module.ThreadPoolExecutor(1) as pool:
-                assert stage.round(1, Stopwatch(SolveLimits()), pool).bound <= truth.optimum, number
+                assert stage.round(1, pool).bound <= truth.optimum, number
 
 
 def test_multipliers_sum_to_the_same_for_every_worker(read_instance):
     """What makes a bound of them: e_p + Σ μ_B is one π, to the unit, and every free pair is in one block at most."""
     problem = read_instance("d24-p3")
-    whole = module._Decomposition(problem, 1)
+    whole = module._Decomposition(problem, 1, Stopwatch(SolveLimits()))
     for multipliers, _ in Lagrangian(threads=1).bounds(problem, Stopwatch(SolveLimits())):
         assert isinstance(multipliers, Multipliers)
         sums = whole.place_NP.T.copy()
@@ -157,6 +158,24 @@ def test_the_time_limit_keeps_the_best_bound(read_instance):
     result = Lagrangian().solve(read_instance("s256-p4"), limits=SolveLimits(seconds=2))
     assert (result.termination, result.limit) == (Termination.NO_SOLUTION_FOUND, Limit.TIME)
     assert result.dual_bound <= 336
+
+
+def test_too_little_memory_is_said_before_it_is_taken(read_instance):
+    """A memory limit just above what the process holds: MEMORY, whatever bound there was by then, no MemoryError."""
+    resident = psutil.Process().memory_info().rss
+    result = Lagrangian().solve(read_instance("d128-mid-p8"), limits=SolveLimits(memory_bytes=resident + 2**20))
+    assert result.limit is Limit.MEMORY
+
+
+def test_threads_of_a_run_that_is_given_up_stop(read_instance, monkeypatch):
+    """Ctrl-C reaches one thread alone; the others are told, and stop at their next look."""
+    whole = module._Decomposition(read_instance("d32-p4"), 2, Stopwatch(SolveLimits()))
+    bounds = whole.bounds()
+    next(bounds)
+    with pytest.raises(KeyboardInterrupt):
+        bounds.throw(KeyboardInterrupt)
+    with pytest.raises(StoppedError):
+        whole.check()
 
 
 def test_what_it_does_not_bound_is_refused():

@@ -60,6 +60,22 @@ def test_layers_with_few_gains_are_closed(read_instance):
     assert result.solver == "portfolio"
 
 
+def test_a_mip_that_refuses_costs_nothing_that_is_known():
+    """Byte loads that HiGHS does not count exactly: the search's placement and the decomposition's bound, no error."""
+    load = [[100_000_007], [200_000_033], [300_000_007], [150_000_001], [250_000_013], [120_000_007]]
+    rng = np.random.default_rng(3)
+    problem = LayerProblem(
+        rng.integers(0, 25, (6, 4)),
+        [0, 0, 1, 1],
+        [[0, 9], [0, 9], [9, 0], [9, 0]],
+        load=load,
+        capacity=[[700_000_000]] * 2,
+    )
+    result = Portfolio().solve(problem, limits=SolveLimits(seconds=5))
+    assert result.evaluation.feasible
+    assert result.termination is Termination.OPTIMAL or any("no help" in message for message in result.messages)
+
+
 def test_what_has_no_bound_is_searched_all_the_same():
     """Limits: local search's answer, no bound, no limit named that did not stop it."""
     problem = LayerProblem([[9, 1], [2, 8]], [0, 1], [[0, 5], [6, 0]], traffic_budget=4)
