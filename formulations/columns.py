@@ -100,11 +100,12 @@ def losses(reduction: Reduction) -> Columns:
 
 
 def partial_sums(reduction: Reduction) -> Columns:
-    """v: binary, where worker q holds something of worth to neuron i and the choice matters."""
+    """v: binary, where the choice matters; also where worker q holds nothing of worth: a constraint may ask for it."""
     problem = reduction.problem
     other = ~np.eye(problem.num_workers, dtype=bool)
     chosen = problem.communication == "partials" and bool(problem.message_rules)
-    i, q, p = np.nonzero((costs.owner_sums(problem) > 0)[:, :, None] & other & chosen)
+    shape = (problem.num_neurons, problem.num_workers, problem.num_workers)
+    i, q, p = np.nonzero(np.broadcast_to(other & chosen, shape))
     return _columns("v", (i, q, p), costs.partial_sum_costs(problem)[i, q, p], integer=True)
 
 

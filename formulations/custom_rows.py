@@ -5,8 +5,9 @@ The constraints add to blocks of a small Pyomo model of their own, over x, u, pa
 for those:
 
     v.x[i, p]           x[i, p]
-    v.u[j, p]           u[j, p]
-    v.partial[i, q, p]  v[i, q, p]; 0 where worker q holds nothing of worth to neuron i
+    v.u[j, p]           u[j, p]; not with limits on bytes in `per_weight`, where only sends that a kept weight
+                        uses have any
+    v.partial[i, q, p]  v[i, q, p]
     v.kept[i, j]        0 where a_ij ≤ κ. Else, for the inputs' modes, one column and the rows
                             kept_ij ≥ x_{i,o(j)}
                             x_ip + u_jp − 1 ≤ kept_ij ≤ 1 − x_ip + u_jp            p ≠ o(j)
@@ -34,13 +35,14 @@ from numpy.typing import NDArray
 
 from formulations import costs
 from formulations.constraints import Constraint
-from formulations.errors import InputError
+from formulations.errors import InexpressibleError, InputError
 from formulations.fields import NO_LIMIT
 from formulations.milp import FloatArray, MilpData, Names
 from formulations.mip_model import Formulation, building
 from formulations.problem import LayerProblem
 
 Key = tuple[str, Any]
+_BYTE_RULES = frozenset({"ingress_capacity", "egress_capacity", "link_capacity", "traffic_budget"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,6 +87,11 @@ def compile_with(
         InputError: a constraint fails, is not linear, or cannot be expressed for this problem.
     """
     rows = custom_rows(problem, constraints)
+    counts_bytes = problem.communication == "per_weight" and _BYTE_RULES.intersection(problem.message_rules)
+    if counts_bytes and any(family == "u" for family, _ in rows.keys):
+        raise InexpressibleError(
+            "a `per_weight` MIP with limits on bytes has no rows for custom constraints on v.u; brute-force takes them"
+        )
     if not rows.only_place:
         problem = with_free_messages(problem)
     data = formulation.compile(problem, before_part)
@@ -254,9 +261,6 @@ class _Extension:
         if family == "kept":
             return self._kept(*index) if self._problem.gain[index] > 0 else None
         if family == "partial":
-            i, q, _ = index
-            if costs.owner_sums(self._problem)[i, q] == 0:
-                return None
             family = "v"
         if (family, index) not in self._column:
             raise InputError(
@@ -279,7 +283,7 @@ class _Extension:
         """The column that says whether the weight, which is worth having, is kept; with its rows."""
         problem = self._problem
         if np.any(problem.kept_weight_capacity != NO_LIMIT):
-            raise InputError(
+            raise InexpressibleError(
                 f"problem {problem.name!r} has kept_weight_capacity, with which custom constraints on v.kept have no "
                 "rows yet; brute-force takes it"
             )

@@ -17,6 +17,10 @@ class InputError(ValueError):
         super().__init__(" ".join(message.splitlines()))
 
 
+class InexpressibleError(InputError):
+    """Good input that a formulation has no rows for. The message says what else takes it."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """The end of a message about an unknown name: a guess where one is close, else the choices."""
     choices = sorted(known)

@@ -10,6 +10,7 @@ import numpy as np
 
 from formulations.assignment import Assignment
 from formulations.constraints import Constraint
+from formulations.errors import InexpressibleError
 from formulations.evaluation import Evaluation, evaluate
 from formulations.loads import load_ranges, load_units
 from formulations.milp import MilpData
@@ -28,6 +29,7 @@ from solvers.base import (
     Stopwatch,
     Termination,
     Trajectory,
+    UnsupportedError,
     infeasible_result,
     limit_of,
     refuse_unsupported,
@@ -160,7 +162,10 @@ class _Run:
             from formulations.custom_rows import compile_with
 
             # Where a constraint speaks of messages, the model is of the problem with messages to choose.
-            self._modelled, data = compile_with(formulation, problem, constraints, self._before)
+            try:
+                self._modelled, data = compile_with(formulation, problem, constraints, self._before)
+            except InexpressibleError as error:
+                raise UnsupportedError(f"solver {self._solver.name!r}: {error}") from error
         else:
             data = formulation.compile(problem, self._before)
         self._before("search")
