@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from formulations.assignment import Assignment
 from formulations.constraints import Constraint
+from formulations.errors import InputError
 from formulations.evaluation import Evaluation, evaluate
 from formulations.loads import load_ranges, shortages
 from formulations.placement import placement_data, placement_of, shortfall_data
@@ -21,6 +22,7 @@ from formulations.problem import LayerProblem
 from solvers.backend import MilpStatus
 from solvers.base import (
     STOPS,
+    ContradictionError,
     Limit,
     Report,
     SolveLimits,
@@ -155,11 +157,12 @@ def explain_infeasible(
     """What an infeasible problem is short of.
 
     Where no placement fits, which worker is short of how much of which resource: by counting, else by the
-    placement that misses by least. Otherwise the rules that no assignment satisfies. The search for a
-    placement ends after 10 s at the latest.
+    placement that misses by least. Otherwise rules that cannot all hold, as few as it takes. The search for a
+    placement and for these ends after 10 s at the latest.
 
     Raises:
         KeyboardInterrupt: Ctrl-C during the search.
+        ContradictionError: an assignment satisfies everything after all.
         SolverError: a placement fits after all, and nothing else binds.
     """
     counted = shortages(problem)
@@ -171,9 +174,9 @@ def explain_infeasible(
     unknown = "no placement fits the load ranges; which worker falls short was not found"
     if rules:
         unknown = f"no placement within the load ranges satisfies {', '.join(rules)}; whether any fits was not found"
-    seconds = min(_EXPLAIN_SECONDS, limits.seconds or _EXPLAIN_SECONDS)
+    watch = Stopwatch(replace(limits, seconds=min(_EXPLAIN_SECONDS, limits.seconds or _EXPLAIN_SECONDS)))
     try:
-        answer = CpSat().solve(shortfall_data(problem), None, replace(limits, seconds=seconds))
+        answer = CpSat().solve(shortfall_data(problem), None, watch.limits_left())
     except UnsupportedError as error:
         return (f"{unknown}: {error}",)
     if answer.limit is Limit.INTERRUPT:
@@ -183,11 +186,25 @@ def explain_infeasible(
     missed = _misses(problem, placement_of(problem, answer.values))
     if not missed:
         if rules:
-            return (f"placements fit the load ranges, but none satisfies {', '.join(rules)}",)
+            return _conflict(problem, constraints, watch.limits_left(), rules)
         raise SolverError(f"problem {problem.name!r} was called infeasible, yet a placement fits; report the file")
     if answer.status is not MilpStatus.OPTIMAL:
         missed.append("a closer one may exist: the search for it was stopped")
     return tuple(missed)
+
+
+def _conflict(
+    problem: LayerProblem, constraints: Sequence[Constraint], limits: SolveLimits, rules: Sequence[str]
+) -> tuple[str, ...]:
+    """Rules that cannot all hold, as few as it takes; all of them where they have no rows that CP-SAT can take."""
+    from solvers.conflict import conflict
+
+    try:
+        return conflict(problem, constraints, limits)
+    except ContradictionError:
+        raise
+    except (InputError, SolverError):  # an answer does not fail for want of an explanation
+        return (f"placements fit the load ranges, but none satisfies {', '.join(rules)}",)
 
 
 def _misses(problem: LayerProblem, worker: IntArray) -> list[str]:
