@@ -37,6 +37,15 @@ def load_ranges(problem: LayerProblem) -> tuple[IntArray, IntArray]:
     return lo, hi
 
 
+def load_rows(problem: LayerProblem, *, tightened: bool = True) -> tuple[IntArray, IntArray, IntArray]:
+    """load, least, most (N×K, P×K, P×K): rows (3) in `load_units`, with `load_ranges` or as they are given."""
+    least, most = problem.min_load, np.minimum(problem.capacity, problem.load.sum(axis=0))
+    if tightened:
+        least, most = load_ranges(problem)
+    unit_K = load_units(problem)
+    return problem.load // unit_K, -(-least // unit_K), most // unit_K
+
+
 def shortages(problem: LayerProblem) -> list[str]:
     """Why no placement can fit, by counting alone; empty where counting finds nothing.
 

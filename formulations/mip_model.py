@@ -17,7 +17,7 @@ from formulations.arrays import Layout, Rows
 from formulations.assignment import Assignment
 from formulations.columns import ColumnFamily, Columns
 from formulations.evaluation import evaluate
-from formulations.loads import load_units
+from formulations.loads import load_rows
 from formulations.milp import FloatArray, MilpData
 from formulations.presolve import Reduction, unreduced
 from formulations.problem import LayerProblem
@@ -191,8 +191,8 @@ class _Encoding:
             # Sent means used here: an input that no kept weight uses takes no bytes.
             used = [self._kept[self._placed[:, p]].any(axis=0) for p in workers]
             self._sent = np.stack(used, axis=1) & problem.remote
-        unit_K = load_units(problem)
-        self._load, self._held = problem.load // unit_K, evaluation.load // unit_K
+        self._load, _, _ = load_rows(problem)
+        self._held = self._placed.T.astype(np.int64) @ self._load
 
     def x(self, i: IntArray, p: IntArray) -> Any:
         return self._placed[i, p]

@@ -14,7 +14,7 @@ import numpy as np
 import scipy.sparse
 from numpy.typing import NDArray
 
-from formulations.loads import load_units
+from formulations.loads import load_rows
 from formulations.milp import FloatArray, MilpData, Names
 from formulations.problem import LayerProblem
 
@@ -26,9 +26,7 @@ _SHARES = 2**30
 
 def placement_data(problem: LayerProblem, cost_NP: IntArray) -> MilpData:
     """The cheapest placement for costs c_ip; loads in `load_units`."""
-    unit_K = load_units(problem)
-    most = np.minimum(problem.capacity, problem.load.sum(axis=0)) // unit_K
-    return _data(problem, cost_NP, problem.load // unit_K, -(-problem.min_load // unit_K), most)
+    return _data(problem, cost_NP, *load_rows(problem, tightened=False))
 
 
 def shortfall_data(problem: LayerProblem) -> MilpData:

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from formulations import costs
-from formulations.loads import load_ranges, load_units
+from formulations.loads import load_ranges, load_rows
 from formulations.problem import LayerProblem
 
 IntArray = NDArray[np.int64]
@@ -55,8 +55,8 @@ class Reduction:
 
 def unreduced(problem: LayerProblem) -> Reduction:
     """Every remote pair is free where messages are a choice of their own, and the load ranges are as given."""
-    ranges = (problem.min_load, np.minimum(problem.capacity, problem.load.sum(axis=0)))
-    return _reduction(problem, 0, costs.place_costs(problem), _pairs(problem), np.zeros_like(problem.remote), ranges)
+    rows = load_rows(problem, tightened=False)
+    return _reduction(problem, 0, costs.place_costs(problem), _pairs(problem), np.zeros_like(problem.remote), rows)
 
 
 def presolve(problem: LayerProblem) -> Reduction:
@@ -70,7 +70,7 @@ def presolve(problem: LayerProblem) -> Reduction:
         place_cost = place_cost + problem.gain @ never.astype(np.int64)
         free = free & ~always & ~never
     sends = int(problem.send_cost[always].sum())
-    return _reduction(problem, sends, place_cost, free, always, load_ranges(problem))
+    return _reduction(problem, sends, place_cost, free, always, load_rows(problem))
 
 
 def _pairs(problem: LayerProblem) -> BoolArray:
@@ -85,17 +85,13 @@ def _reduction(
     place_cost: IntArray,
     free: BoolArray,
     always: BoolArray,
-    ranges: tuple[IntArray, IntArray],
+    rows: tuple[IntArray, IntArray, IntArray],
 ) -> Reduction:
     # What a neuron pays wherever it sits is no part of the choice. Left in, place costs that cancel
     # against the constant would drown everything else in a solver's tolerances.
     cheapest = place_cost.min(axis=1, keepdims=True)
     constant = costs.constant(problem) + sends + int(cheapest.sum())
-    unit = load_units(problem)
-    least, most = ranges
-    return Reduction(
-        problem, constant, place_cost - cheapest, free, always, problem.load // unit, -(-least // unit), most // unit
-    )
+    return Reduction(problem, constant, place_cost - cheapest, free, always, *rows)
 
 
 def _gain_ranges(problem: LayerProblem) -> tuple[IntArray, IntArray]:

@@ -17,7 +17,7 @@ import scipy.sparse
 from numba import njit
 from numpy.typing import NDArray
 
-from formulations.loads import load_ranges, load_units
+from formulations.loads import load_rows
 from formulations.problem import LayerProblem
 
 IntArray = NDArray[np.int64]
@@ -43,9 +43,7 @@ class Annealer:
         self._gain = (gain.indptr.astype(np.int64), gain.indices.astype(np.int64), gain.data.astype(np.int64))
         self._gain_MN = gain.T.tocsr()
         self._send_cost, self._place_cost = problem.send_cost, problem.place_cost
-        unit_K = load_units(problem)
-        lo, hi = load_ranges(problem)
-        self._load, self._least, self._most = problem.load // unit_K, lo // unit_K, hi // unit_K
+        self._load, self._least, self._most = load_rows(problem)
         # Exact counts leave no neuron room to move by itself.
         self._can_move = bool(np.any(self._least < self._most))
         self._random = np.array([np.random.default_rng(seed).integers(1, 2**63)], dtype=np.uint64)

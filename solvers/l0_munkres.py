@@ -20,7 +20,6 @@ from solvers.base import (
     STOPS,
     Report,
     SolveLimits,
-    SolverError,
     SolveResult,
     Stopwatch,
     Trajectory,
@@ -29,7 +28,7 @@ from solvers.base import (
     refuse_unsupported,
     silent,
 )
-from solvers.placement import explain_infeasible, place, solve_by_placing_once, why_not_placing
+from solvers.placement import explain_infeasible, place, place_again, solve_by_placing_once, why_not_placing
 
 IntArray = NDArray[np.int64]
 
@@ -122,9 +121,7 @@ class Alternation:
             watch.check()
             sent = found.assignment.sent
             assert sent is not None
-            worker_next = place(problem, cost_given_sent(problem, sent), watch.limits_left())
-            if worker_next is None:
-                raise SolverError(f"problem {problem.name!r}: an assignment step lost a placement that fits; report it")
+            worker_next = place_again(problem, cost_given_sent(problem, sent), watch.limits_left())
             after = evaluate(problem, Assignment(worker_next, sent=sent))
             if after.objective >= found.objective:
                 return

@@ -19,7 +19,6 @@ from solvers.base import (
     STOPS,
     Report,
     SolveLimits,
-    SolverError,
     SolveResult,
     Stopwatch,
     Trajectory,
@@ -29,7 +28,7 @@ from solvers.base import (
     silent,
 )
 from solvers.messages import choose_messages
-from solvers.placement import explain_infeasible, place
+from solvers.placement import explain_infeasible, place, place_again, why_not_constrained
 from solvers.pricing import Prices
 
 if TYPE_CHECKING:
@@ -67,7 +66,7 @@ class LocalSearch:
     name: str = "local-search"
 
     def why_not(self, problem: LayerProblem, constraints: Sequence[Constraint] = ()) -> str | None:
-        return f"it does not honour custom constraints ({constraints[0].name!r})" if constraints else None
+        return why_not_constrained(constraints)
 
     def solve(
         self,
@@ -113,9 +112,7 @@ class LocalSearch:
         for number in range(self.num_prices):
             run.watch.check()
             priced = prices.priced()
-            worker = place(priced, separable_cost(priced), run.watch.limits_left())
-            if worker is None:  # the load rows are the problem's own
-                raise SolverError(f"problem {problem.name!r}: an assignment step lost a placement that fits; report it")
+            worker = place_again(priced, separable_cost(priced), run.watch.limits_left())
             if problem.communication == "inputs":
                 run.take(worker, "placed at prices")
                 annealer = run.annealer(priced, self.seed + number)
@@ -126,10 +123,7 @@ class LocalSearch:
 
 
 def _random_placement(problem: LayerProblem, rng: np.random.Generator, watch: Stopwatch) -> IntArray:
-    worker = place(problem, rng.integers(0, 1 << 20, problem.place_cost.shape), watch.limits_left())
-    if worker is None:
-        raise SolverError(f"problem {problem.name!r}: an assignment step lost a placement that fits; report it")
-    return worker
+    return place_again(problem, rng.integers(0, 1 << 20, problem.place_cost.shape), watch.limits_left())
 
 
 class _Run:

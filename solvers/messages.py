@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from formulations import costs
 from formulations.assignment import Assignment
 from formulations.fields import NO_LIMIT
 from formulations.problem import LayerProblem
@@ -46,47 +47,38 @@ class Messages:
 def messages_of(problem: LayerProblem, worker: IntArray) -> Messages:
     """All messages that restore something, with the neurons where `worker` puts them."""
     tables = _partial_tables if problem.communication == "partials" else _input_tables
-    loss, error, cost = tables(problem, worker)
+    saving, error = tables(problem, worker)
     first, second = np.nonzero(error > 0)
     index = (first.astype(np.int64), second.astype(np.int64))
     if problem.communication == "partials":
         num_bytes, origin, target = problem.partial_bytes[index[0]], index[1], worker[index[0]]
     else:
         num_bytes, origin, target = problem.input_bytes[index[0]], problem.input_worker[index[0]], index[1]
-    saving = (loss if problem.objective != "traffic" else 0 * loss) - (
-        cost if problem.objective != "error" else 0 * cost
-    )
     local = problem.input_worker[None, :] == worker[:, None]
     lost = int(problem.prune_cost[~(local & (problem.gain > 0))].sum())
     return Messages(index, saving[index], error[index], num_bytes, origin, target, lost - int(error.sum()))
 
 
-def _input_tables(problem: LayerProblem, worker: IntArray) -> tuple[IntArray, IntArray, IntArray]:
-    """M×P each: gain and a_ij restored by sending input j to worker p, and the cost of it."""
-    shape = problem.send_cost.shape
-    loss, error, count = (np.zeros(shape, dtype=np.int64) for _ in range(3))
+def _input_tables(problem: LayerProblem, worker: IntArray) -> tuple[IntArray, IntArray]:
+    """M×P each: what sending input j to worker p saves, and the a_ij that it restores."""
+    saving, error = -costs.send_costs(problem), np.zeros_like(problem.send_cost)
+    inputs = np.arange(problem.num_inputs)
     for p in range(problem.num_workers):
         here = worker == p
-        gain, prune = problem.gain[here], problem.prune_cost[here]
-        worth = gain > 0
-        if problem.communication == "per_weight" and problem.objective == "weighted":
-            worth = gain > problem.send_cost[:, p]
-        worth = worth & problem.remote[:, p]
-        loss[:, p], error[:, p] = np.where(worth, gain, 0).sum(axis=0), np.where(worth, prune, 0).sum(axis=0)
-        count[:, p] = worth.sum(axis=0)
-    return loss, error, problem.send_cost * (count if problem.communication == "per_weight" else 1)
+        stake = costs.stakes(problem, p)[here]
+        worth = (stake > 0) & problem.remote[:, p]
+        loss = costs.loss_cost(problem, stake, inputs, np.full_like(inputs, p))
+        saving[:, p] += np.where(worth, loss, 0).sum(axis=0)
+        error[:, p] = np.where(worth, problem.prune_cost[here], 0).sum(axis=0)
+    return saving, error
 
 
-def _partial_tables(problem: LayerProblem, worker: IntArray) -> tuple[IntArray, IntArray, IntArray]:
-    """N×P each: gain and a_ij restored by a partial sum from worker q to neuron i's worker, and the cost of it."""
-    shape = problem.place_cost.shape
-    loss, error = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
-    for q in range(problem.num_workers):
-        held = problem.input_worker == q
-        away = (worker != q)[:, None]
-        gain = np.where(away, problem.gain[:, held], 0)
-        loss[:, q], error[:, q] = gain.sum(axis=1), np.where(gain > 0, problem.prune_cost[:, held], 0).sum(axis=1)
-    return loss, error, problem.partial_cost[np.arange(problem.num_neurons), :, worker]
+def _partial_tables(problem: LayerProblem, worker: IntArray) -> tuple[IntArray, IntArray]:
+    """N×P each: what a partial sum from worker q to neuron i's worker saves, and the a_ij that it restores."""
+    neurons = np.arange(problem.num_neurons)
+    error = costs.owner_sums(problem, costs.worth_of_all(problem))
+    error[neurons, worker] = 0
+    return -costs.partial_sum_costs(problem)[neurons, :, worker], error
 
 
 def choose_messages(problem: LayerProblem, worker: IntArray) -> Assignment:

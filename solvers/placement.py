@@ -44,11 +44,14 @@ _EXPLAIN_SECONDS = 10.0
 
 def why_not_placing(problem: LayerProblem, constraints: Sequence[Constraint]) -> str | None:
     """Why a heuristic that only places, and lets the messages follow, cannot honour the problem; None where it can."""
-    if constraints:
-        return f"it does not honour custom constraints ({constraints[0].name!r})"
-    if problem.message_rules:
+    if problem.message_rules and not constraints:
         return f"it does not honour {', '.join(problem.message_rules)}"
-    return None
+    return why_not_constrained(constraints)
+
+
+def why_not_constrained(constraints: Sequence[Constraint]) -> str | None:
+    """How a solver refuses custom constraints that it has no place for; None where there are none."""
+    return f"it does not honour custom constraints ({constraints[0].name!r})" if constraints else None
 
 
 def place(problem: LayerProblem, cost_NP: IntArray, limits: SolveLimits = SolveLimits()) -> IntArray | None:
@@ -72,6 +75,19 @@ def place(problem: LayerProblem, cost_NP: IntArray, limits: SolveLimits = SolveL
     # What a neuron pays wherever it sits is no part of the choice; without it sums stay exact for longer.
     cost_NP = cost_NP - cost_NP.min(axis=1, keepdims=True)
     return _place_in_slots(cost_NP, most) if np.all(least == most) else _place_by_flow(cost_NP, least, most)
+
+
+def place_again(problem: LayerProblem, cost_NP: IntArray, limits: SolveLimits) -> IntArray:
+    """`place` where a placement is known to fit.
+
+    Raises:
+        StoppedError: as `place`.
+        SolverError: none was found all the same.
+    """
+    worker = place(problem, cost_NP, limits)
+    if worker is None:
+        raise SolverError(f"problem {problem.name!r}: an assignment step lost a placement that fits; report it")
+    return worker
 
 
 def _count_ranges(problem: LayerProblem) -> tuple[IntArray, IntArray]:
