@@ -36,13 +36,12 @@ from numpy.typing import NDArray
 from formulations import costs
 from formulations.constraints import Constraint
 from formulations.errors import InexpressibleError, InputError
-from formulations.fields import NO_LIMIT
+from formulations.fields import BYTE_RULES, NO_LIMIT
 from formulations.milp import FloatArray, MilpData, Names
 from formulations.mip_model import Formulation, building
 from formulations.problem import LayerProblem
 
 Key = tuple[str, Any]
-_BYTE_RULES = frozenset({"ingress_capacity", "egress_capacity", "link_capacity", "traffic_budget"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +86,7 @@ def compile_with(
         InputError: a constraint fails, is not linear, or cannot be expressed for this problem.
     """
     rows = custom_rows(problem, constraints)
-    counts_bytes = problem.communication == "per_weight" and _BYTE_RULES.intersection(problem.message_rules)
+    counts_bytes = problem.communication == "per_weight" and BYTE_RULES.intersection(problem.message_rules)
     if counts_bytes and any(family == "u" for family, _ in rows.keys):
         raise InexpressibleError(
             "a `per_weight` MIP with limits on bytes has no rows for custom constraints on v.u; brute-force takes them"

@@ -18,6 +18,8 @@ from formulations.scaling import IntArray, Scaling
 COMMUNICATION = ("inputs", "partials", "per_weight")
 OBJECTIVES = ("weighted", "traffic", "error")
 NO_LIMIT = -1
+#: The limits that count the bytes of messages.
+BYTE_RULES = frozenset({"ingress_capacity", "egress_capacity", "link_capacity", "traffic_budget"})
 _COSTS = ("prune_cost", "keep_cost", "send_cost", "place_cost", "objective_constant", "partial_cost")
 
 

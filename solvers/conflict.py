@@ -30,11 +30,8 @@ from solvers.base import ContradictionError, Limit, SolveLimits, StoppedError, S
 IntArray = NDArray[np.int64]
 
 CONSTRAINT = "constraint"
-_SECONDS = 10.0
 #: A question that takes longer than this share of the time left is given up, so that others can be asked.
 _SHARE = 0.2
-#: CP-SAT reads a model row by row; one that would take all the time left is not handed over.
-_ENTRIES_PER_SECOND = 150_000
 #: Where the search was cut short, so many rules of a kind are named; nobody reads all entries of a matrix.
 _NAMED = 2
 
@@ -91,8 +88,8 @@ def find_conflict(
 ) -> Conflict:
     """Rules of an infeasible problem that cannot all hold; where there was time, all but any one of them can.
 
-    Of several conflicts, one of loads and constraints comes before one of messages. The search ends after 10 s at
-    the latest; what it has not dropped by then is in the answer.
+    Of several conflicts, one of loads and constraints comes before one of messages. What the search has not dropped
+    when its limits are reached is in the answer.
 
     Raises:
         InputError: a constraint has no rows for this problem, or CP-SAT cannot take its numbers.
@@ -192,8 +189,7 @@ class _Filter:
     """
 
     def __init__(self, problem: LayerProblem, constraints: Sequence[Constraint], limits: SolveLimits) -> None:
-        seconds = min(_SECONDS, limits.seconds or _SECONDS)
-        self._watch = Stopwatch(dataclasses.replace(limits, seconds=seconds, gap=0.0))
+        self._watch = Stopwatch(dataclasses.replace(limits, gap=0.0))
         self._problem = problem
         self._constraints = [_AsGiven(constraint, problem) for constraint in constraints]
         self._only_place = custom_rows(problem, constraints).only_place
@@ -235,6 +231,8 @@ class _Filter:
             data = self._model_without(dropped)
         except StoppedError:
             return None
+        if data.matrix.nnz > CpSat().entries_per_second * self._watch.remaining:  # reading it cannot be interrupted
+            return None
         answer = CpSat().solve(data, None, self._watch.limits_left(share=_SHARE))
         if answer.limit is Limit.INTERRUPT:
             raise KeyboardInterrupt
@@ -246,7 +244,7 @@ class _Filter:
         """The MIP of the other rules, in which every solution costs the same.
 
         Raises:
-            StoppedError: a limit is reached, or CP-SAT would spend the time left on reading it.
+            StoppedError: a limit is reached.
         """
         self._watch.check()
         problem = _without(self._problem, dropped)
@@ -255,8 +253,6 @@ class _Filter:
             problem = dataclasses.replace(problem, prune_cost=np.zeros_like(problem.prune_cost))
         asked = [one for number, one in enumerate(self._constraints) if Rule(CONSTRAINT, (number,)) not in dropped]
         _, data = compile_with(TEXTBOOK, problem, asked, lambda part: self._watch.check())
-        if data.matrix.nnz > _ENTRIES_PER_SECOND * self._watch.remaining:
-            raise StoppedError(Limit.TIME)
         return dataclasses.replace(data, cost=np.zeros_like(data.cost))
 
 

@@ -7,27 +7,19 @@ import math
 import re
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from formulations.milp import FloatArray, MilpData
-from solvers.backend import Incumbent, MilpResult, MilpStatus
+from solvers.backend import ABSOLUTE_GAP, FloatIncumbent, MilpResult, MilpStatus, cost_factor
 from solvers.base import Limit, MissingPackageError, SolveLimits, SolverError, Stopwatch
 from solvers.threads import POLL_SECONDS, NativeRun
 
 _INSTALL = "run: pip install 'highspy>=1.12,<1.14'"
-#: Costs reach HiGHS with the largest below this. Its tolerances are absolute, and costs of 10^12 drown in them.
-_LARGEST_COST = 2.0**20
 #: By how much an integer column, a row or a reduced cost may be off; HiGHS's smallest, 1e-6 by default.
 _TOLERANCE = 1e-9
-#: By how much objectives and bounds may be off: a row or a reduced cost that is off by the tolerance is worth
-#: that share of the costs it stands for. 10 tolerances of all costs together, and what floating point adds.
-_RESOLUTION = 1e-8
-_NOISE = 1e-6
-#: Below 1, since objectives are integers.
-_ABSOLUTE_GAP = 0.9
 #: Root relaxations of formulations this large are solved 10 times faster by the interior point method.
 _COLUMNS_FOR_IPM = 3000
 
@@ -76,6 +68,10 @@ class Highs:
     def integrality(self) -> float:
         return _TOLERANCE
 
+    @property
+    def entries_per_second(self) -> float:
+        return 2_500_000.0  # whole arrays
+
     def version(self) -> str:
         return check_version()
 
@@ -113,7 +109,7 @@ class Highs:
         watch = Stopwatch(limits)
         # Where presolve leaves nothing to solve, duals without crossover come back wrong: a valid bound, but a bad one.
         for presolve in ("choose", "off"):
-            highs, factor = self._load(data, np.zeros_like(data.integer))
+            highs, factor = self._load(data, np.zeros_like(data.integer)), cost_factor(data)
             _set(highs, solver="ipm", run_crossover="off", presolve=presolve)
             run = _native_run(highs)
             stopped_by = run.finish(limits, watch)
@@ -139,8 +135,8 @@ class Highs:
         presolve: str,
     ) -> MilpResult | None:
         """One run's answer; None where HiGHS ends in an error of its own."""
-        highs, factor = self._load(data, data.integer)
-        _set(highs, presolve=presolve, mip_rel_gap=0.0, mip_abs_gap=_ABSOLUTE_GAP * factor)
+        highs, best = self._load(data, data.integer), _Incumbent(data, report)
+        _set(highs, presolve=presolve, mip_rel_gap=0.0, mip_abs_gap=ABSOLUTE_GAP * best.factor)
         _set(highs, mip_feasibility_tolerance=_TOLERANCE)
         if data.num_columns >= _COLUMNS_FOR_IPM:
             _set(highs, mip_lp_solver="ipm", mip_ipm_solver="ipx")
@@ -150,7 +146,6 @@ class Highs:
             _set(highs, mip_max_nodes=limits.nodes)
         if start is not None:
             _set_start(highs, start)
-        best = _Incumbent(data, factor, report)
         highs.cbMipImprovingSolution.subscribe(best.improved)
         highs.cbMipLogging.subscribe(best.logged)
         run = _native_run(highs)
@@ -158,20 +153,16 @@ class Highs:
         if run.left_behind:
             return best.without_highs(stopped_by)
         result = best.result(highs, stopped_by)
-        if stopped_by is Limit.INTERRUPT and result is not None:
-            return replace(result, status=MilpStatus.STOPPED, limit=Limit.INTERRUPT)
-        return result
+        return None if result is None else result.unless_interrupted(stopped_by)
 
-    def _load(self, data: MilpData, integer: Any) -> tuple[Any, float]:
-        """A Highs object that holds the model, and the power of two its costs are multiplied by."""
+    def _load(self, data: MilpData, integer: Any) -> Any:
+        """A Highs object that holds the model, costs times `cost_factor`."""
         self.version()
         import highspy
 
-        largest = float(np.abs(data.cost).max(initial=0.0))
-        factor = 1.0 if largest <= _LARGEST_COST else 2.0 ** -math.ceil(math.log2(largest / _LARGEST_COST))
         lp = highspy.HighsLp()
         lp.num_col_, lp.num_row_ = data.num_columns, data.num_rows
-        lp.col_cost_, lp.col_lower_, lp.col_upper_ = data.cost * factor, data.col_lower, data.col_upper
+        lp.col_cost_, lp.col_lower_, lp.col_upper_ = data.cost * cost_factor(data), data.col_lower, data.col_upper
         lp.row_lower_, lp.row_upper_ = data.row_lower, data.row_upper
         lp.a_matrix_.format_ = highspy.MatrixFormat.kRowwise
         lp.a_matrix_.start_, lp.a_matrix_.index_ = data.matrix.indptr, data.matrix.indices
@@ -183,24 +174,17 @@ class Highs:
         _set(highs, log_to_console=False, random_seed=self.seed, threads=self.threads)
         if highs.passModel(lp) != highspy.HighsStatus.kOk:
             raise SolverError(f"HiGHS {self.version()} refuses a model of {data.num_rows} rows; report the file")
-        return highs, factor
+        return highs
 
 
-class _Incumbent(Incumbent):
-    def __init__(self, data: MilpData, factor: float, report: Callable[[float, float], None]) -> None:
-        super().__init__(data, report)
-        self._data, self._factor = data, factor
-
+class _Incumbent(FloatIncumbent):
     def improved(self, event: Any) -> None:
         self.values = np.array(event.data_out.mip_solution, dtype=np.float64)
         self.logged(event)
 
     def logged(self, event: Any) -> None:
         out = event.data_out
-        self.note(self._unscaled(out.mip_primal_bound), self._unscaled(out.mip_dual_bound))
-
-    def _unscaled(self, value: float) -> float:
-        return value / self._factor if math.isfinite(value) else value
+        self.note(self.unscaled(out.mip_primal_bound), self.unscaled(out.mip_dual_bound))
 
     def result(self, highs: Any, stopped_by: Limit | None) -> MilpResult | None:
         """The final answer; None where HiGHS ends in an error of its own."""
@@ -219,24 +203,17 @@ class _Incumbent(Incumbent):
         }
         # An LP without integer columns has its bound in the objective; a MIP's is read only for these ends.
         if status in (ends.kOptimal, ends.kModelEmpty):
-            bound = self._unscaled(info.mip_dual_bound) if self._data.integer.any() else self._claimed()
-            return self._answer(MilpStatus.OPTIMAL, bound, None)
+            bound = self.unscaled(info.mip_dual_bound) if self._data.integer.any() else self.claimed()
+            return self.answer(MilpStatus.OPTIMAL, bound, None)
         if status in limits:
-            bound = max(self.dual_bound, self._unscaled(info.mip_dual_bound))
-            return self._answer(MilpStatus.STOPPED, bound, limits[status])
+            bound = max(self.dual_bound, self.unscaled(info.mip_dual_bound))
+            return self.answer(MilpStatus.STOPPED, bound, limits[status])
         # Asked to stop at an awkward moment, HiGHS may end without a status.
         return self.without_highs(stopped_by) if stopped_by is not None else None
 
     def without_highs(self, stopped_by: Limit | None) -> MilpResult:
         """What HiGHS has told of so far, the run having been left behind."""
-        return self._answer(MilpStatus.STOPPED, self.dual_bound, stopped_by)
-
-    def _answer(self, status: MilpStatus, bound: float, limit: Limit | None) -> MilpResult:
-        resolution = _NOISE + _RESOLUTION * float(np.abs(self._data.cost).sum())
-        return MilpResult(status, self.values, self._claimed(), bound, limit, resolution)
-
-    def _claimed(self) -> float:
-        return math.inf if self.values is None else float(self._data.cost @ self.values)
+        return self.answer(MilpStatus.STOPPED, self.dual_bound, stopped_by)
 
 
 def _set(highs: Any, **options: Any) -> None:

@@ -12,6 +12,7 @@ from formulations.assignment import Assignment
 from formulations.constraints import Constraint
 from formulations.errors import InexpressibleError
 from formulations.evaluation import Evaluation, evaluate
+from formulations.fields import BYTE_RULES
 from formulations.loads import load_ranges, load_units
 from formulations.milp import MilpData
 from formulations.mip_model import Formulation, encode_assignment
@@ -37,13 +38,8 @@ from solvers.base import (
 )
 from solvers.placement import explain_infeasible
 
-#: Matrix entries that a native solver takes a second: HiGHS whole arrays, which cannot be interrupted,
-#: the others row by row. A model that would outlast the time limit is not handed over.
-_ENTRIES_PER_SECOND = {"highs": 2_500_000}
-_ROW_BY_ROW = 150_000
 #: Loads, bytes and losses are integers, so rounding a solution may change their sums by less than this.
 _WORST_ROUNDING = 0.5
-_BYTE_RULES = frozenset({"ingress_capacity", "egress_capacity", "link_capacity", "traffic_budget"})
 
 
 @dataclass(frozen=True)
@@ -106,7 +102,7 @@ class MipSolver:
 def _largest_sums(problem: LayerProblem) -> dict[str, int]:
     """What the rows add up in integers, and the most it can come to in its common unit."""
     sums = {"the neurons' loads": int((problem.load.sum(axis=0) // load_units(problem)).max(initial=0))}
-    if _BYTE_RULES.intersection(problem.message_rules):
+    if BYTE_RULES.intersection(problem.message_rules):
         size = problem.partial_bytes if problem.communication == "partials" else problem.input_bytes
         sums["the messages' bytes"] = int(size.sum()) * problem.num_workers // max(1, int(np.gcd.reduce(size)))
     if problem.error_budget is not None:
@@ -169,7 +165,7 @@ class _Run:
         else:
             data = formulation.compile(problem, self._before)
         self._before("search")
-        seconds = data.matrix.nnz / _ENTRIES_PER_SECOND.get(self._solver.backend.name, _ROW_BY_ROW)
+        seconds = data.matrix.nnz / self._solver.backend.entries_per_second
         if seconds > self.watch.remaining:
             raise StoppedError(
                 Limit.TIME,

@@ -7,34 +7,25 @@ import datetime
 import functools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from formulations.milp import FloatArray, MilpData
-from solvers.backend import Incumbent, MilpResult, MilpStatus
+from solvers.backend import ABSOLUTE_GAP, FloatIncumbent, MilpResult, MilpStatus
 from solvers.base import Limit, SolveLimits, SolverError, Stopwatch
 from solvers.cp_sat import check_version
 from solvers.threads import POLL_SECONDS, NativeRun
 
-#: Costs reach SCIP with the largest below this. Its tolerances are absolute, and costs of 10^12 drown in them.
-_LARGEST_COST = 2.0**20
 #: By how much an integer column or a row may be off; 1e-6 by default.
 _TOLERANCE = 1e-9
 #: By how much a reduced cost may be off, SCIP's default: with less, its LP solver prints complaints.
 _DUAL_TOLERANCE = 1e-7
-#: By how much objectives and bounds may be off: a row that is off by the tolerance is worth that share of the costs
-#: it stands for (10 tolerances of all costs together), a reduced cost times its column's range, and floating point.
-_RESOLUTION = 1e-8
-_NOISE = 1e-6
 #: What propagation and presolve go by, whatever the tolerance: with loads of 10^8 their bounds are wrong.
 _INTEGRALITY = 1e-6
-#: Below 1, since objectives are integers.
-_ABSOLUTE_GAP = 0.9
-#: What SCIP calls infinite, and how far a solution heard of on the way may be off.
-_INFINITY = 1e20
+#: How far a solution heard of on the way may be off.
 _NEARLY = 1e-6
 
 
@@ -55,6 +46,10 @@ class Scip:
     @property
     def integrality(self) -> float:
         return _INTEGRALITY
+
+    @property
+    def entries_per_second(self) -> float:
+        return 150_000.0  # one by one, through a protocol buffer
 
     def version(self) -> str:
         """The version of OR-Tools, which SCIP's goes with."""
@@ -79,17 +74,15 @@ class Scip:
         from ortools.util.python import solve_interrupter
 
         _silence()
-        largest = float(np.abs(data.cost).max(initial=0.0))
-        factor = 1.0 if largest <= _LARGEST_COST else 2.0 ** -math.ceil(math.log2(largest / _LARGEST_COST))
-        model = mathopt.Model.from_model_proto(_proto(data, factor))
+        best = _Incumbent(data, report)
+        model = mathopt.Model.from_model_proto(_proto(data, best.factor))
         stop = solve_interrupter.SolveInterrupter()
-        best = _Incumbent(data, factor, report)
         events = mathopt.CallbackRegistration(
             events={mathopt.Event.MIP_SOLUTION, mathopt.Event.MIP_NODE},
             mip_node_filter=mathopt.VariableFilter(filtered_items=()),
         )
         arguments = {
-            "params": self._parameters(factor, limits, watch),
+            "params": self._parameters(best.factor, limits, watch),
             "model_params": _hint(model, start),
             "callback_reg": events,
             "cb": best.heard,
@@ -110,10 +103,7 @@ class Scip:
         stopped_by = run.finish(limits, watch, lambda: best.closed_to(limits.gap))
         if run.left_behind:
             return best.answer(MilpStatus.STOPPED, best.dual_bound, stopped_by)
-        result = best.result(ended[0], stopped_by)
-        if stopped_by is Limit.INTERRUPT:
-            return replace(result, status=MilpStatus.STOPPED, limit=Limit.INTERRUPT)
-        return result
+        return best.result(ended[0], stopped_by).unless_interrupted(stopped_by)
 
     def _parameters(self, factor: float, limits: SolveLimits, watch: Stopwatch) -> Any:
         from ortools.math_opt.python import mathopt
@@ -122,7 +112,7 @@ class Scip:
             threads=1,
             random_seed=self.seed,
             relative_gap_tolerance=0.0,
-            absolute_gap_tolerance=_ABSOLUTE_GAP * factor,
+            absolute_gap_tolerance=ABSOLUTE_GAP * factor,
             node_limit=limits.nodes,
         )
         if math.isfinite(watch.remaining):
@@ -133,10 +123,9 @@ class Scip:
         return parameters
 
 
-class _Incumbent(Incumbent):
-    def __init__(self, data: MilpData, factor: float, report: Callable[[float, float], None]) -> None:
+class _Incumbent(FloatIncumbent):
+    def __init__(self, data: MilpData, report: Callable[[float, float], None]) -> None:
         super().__init__(data, report)
-        self._data, self._factor = data, factor
         self._failure: BaseException | None = None
 
     def heard(self, event: Any) -> Any:
@@ -167,10 +156,7 @@ class _Incumbent(Incumbent):
                 self.values, objective = values, found
         # A solution found before the root is solved comes with a bound of 0 that means nothing.
         bounded = event.event is mathopt.Event.MIP_NODE
-        self.note(objective, self._unscaled(event.mip_stats.dual_bound) if bounded else -math.inf)
-
-    def _unscaled(self, value: float) -> float:
-        return value / self._factor if abs(value) < _INFINITY else math.copysign(math.inf, value)
+        self.note(objective, self.unscaled(event.mip_stats.dual_bound) if bounded else -math.inf)
 
     def result(self, solved: Any, stopped_by: Limit | None) -> MilpResult:
         """The final answer."""
@@ -185,7 +171,7 @@ class _Incumbent(Incumbent):
             self.values = np.zeros(self._data.num_columns)
             self.values[[variable.id for variable in found]] = list(found.values())
             self.objective = float(self._data.cost @ self.values)
-        bound = max(self.dual_bound, self._unscaled(solved.dual_bound()))
+        bound = max(self.dual_bound, self.unscaled(solved.dual_bound()))
         if reason is reasons.OPTIMAL:
             return self.answer(MilpStatus.OPTIMAL, bound, None)
         if reason not in (reasons.FEASIBLE, reasons.NO_SOLUTION_FOUND):
@@ -193,11 +179,10 @@ class _Incumbent(Incumbent):
         own = {limits.NODE: Limit.NODE, limits.MEMORY: Limit.MEMORY}.get(limit, Limit.TIME)
         return self.answer(MilpStatus.STOPPED, bound, stopped_by or own)
 
-    def answer(self, status: MilpStatus, bound: float, limit: Limit | None) -> MilpResult:
-        data = self._data
-        off = _DUAL_TOLERANCE / self._factor * float((data.col_upper - data.col_lower).sum())
-        resolution = _NOISE + _RESOLUTION * float(np.abs(data.cost).sum()) + off
-        return MilpResult(status, self.values, self.objective, bound, limit, resolution)
+    def answer(self, status: MilpStatus, bound: float, limit: Limit | None, off: float = 0.0) -> MilpResult:
+        """The answer; a reduced cost that is off by its tolerance is worth that times its column's range."""
+        ranges = float((self._data.col_upper - self._data.col_lower).sum())
+        return super().answer(status, bound, limit, off + _DUAL_TOLERANCE / self.factor * ranges)
 
 
 def _proto(data: MilpData, factor: float) -> Any:

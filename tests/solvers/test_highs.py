@@ -16,7 +16,6 @@ from formulations.strengthened import STRENGTHENED
 from formulations.textbook import TEXTBOOK
 from solvers import Limit, SolveLimits, Termination, registry
 from solvers import highs as highs_module
-from solvers import mip as mip_module
 from solvers.backend import MilpStatus
 from solvers.base import MissingPackageError, SolverError
 from solvers.highs import Highs
@@ -243,7 +242,7 @@ def test_a_time_limit_leaves_assignment_and_bound(name, read_instance):
 
 def test_a_model_that_would_outlast_the_limit_is_not_begun(read_instance, monkeypatch):
     """If HiGHS took one entry a second: the start, TIME, and a message that says what was left undone."""
-    monkeypatch.setattr(mip_module, "_ENTRIES_PER_SECOND", {"highs": 1})
+    monkeypatch.setattr(Highs, "entries_per_second", 1.0)
     result = registry.get("highs").solve(read_instance("d32-p4"), limits=SolveLimits(seconds=20))
     assert (result.termination, result.limit) == (Termination.FEASIBLE, Limit.TIME)
     assert result.bound_proved_by is None
