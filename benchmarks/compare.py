@@ -10,20 +10,18 @@ per layer, and accuracy for the whole network.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
+from benchmarks.command import Parser, exit_status, say_interrupted
 from benchmarks.comparison import Comparison, compare_model, compare_problems
 from benchmarks.constraints import load_factories
+from benchmarks.output import STANDARD_OUTPUT, check_file, console, make_folder, write_json
 from benchmarks.rows import as_json, best_of, contradictions
 from formulations.cluster import Cluster
 from formulations.errors import InputError
-from formulations.files import write_file, written_in_place
 from formulations.problem import LayerProblem
 from solvers.base import SolveLimits
 from solvers.registry import SOLVERS, require
@@ -37,13 +35,8 @@ _LARGEST_SEED = 2**31 - 1
 _MOST_WORKERS = 1000
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message}; see python -m benchmarks.compare --help")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="python -m benchmarks.compare",
         description="Compare ways to place the neurons of a trained network on several workers.",
         epilog="A method that cannot take a problem has a row that says why. Ctrl-C ends a run with what was found by "
@@ -84,14 +77,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _write_json(comparison: Comparison, arguments: argparse.Namespace) -> None:
-    from benchmarks import environment
-
-    content = {
-        "schema": SCHEMA,
-        "versions": environment.versions(),
-        "hardware": environment.hardware(),
-        "commit": environment.commit(),
+def _content(comparison: Comparison, arguments: argparse.Namespace) -> dict[str, object]:
+    """What `--json` gets."""
+    return {
         "seed": arguments.seed,
         "time_limit": arguments.time_limit,
         "interrupted": comparison.interrupted,
@@ -101,11 +89,6 @@ def _write_json(comparison: Comparison, arguments: argparse.Namespace) -> None:
         "notes": comparison.notes,
         "failures": comparison.failures,
     }
-    text = json.dumps(content, indent=1, allow_nan=False) + "\n"
-    if arguments.json == "-":
-        sys.stdout.write(text)
-    else:
-        write_file(arguments.json, lambda file: file.write(text.encode()))
 
 
 def _check(arguments: argparse.Namespace) -> None:
@@ -129,35 +112,12 @@ def _taken(arguments: argparse.Namespace) -> dict[Path, str]:
     given = [("--problem", path) for path in arguments.problem or ()]
     given += [("--cluster", arguments.cluster)] if arguments.cluster else []
     taken = {Path(os.path.realpath(path)): f"given as {option} {path}" for option, path in given}
-    if arguments.json and arguments.json != "-":
+    if arguments.json and arguments.json != STANDARD_OUTPUT:
         path = Path(os.path.realpath(arguments.json))
         if path in taken:
             raise InputError(f"--json {arguments.json}: is {taken[path]}; choose another file")
         taken[path] = f"given as --json {arguments.json}"
     return taken
-
-
-def _check_writable(arguments: argparse.Namespace) -> None:
-    """Find out before the work, not after it. Raises InputError."""
-    if arguments.out:
-        _make_folder(Path(arguments.out))
-    if arguments.json and arguments.json != "-":
-        file = Path(arguments.json)
-        if file.is_dir():
-            raise InputError(f"--json {file}: is a folder; give a file name")
-        if not written_in_place(file):
-            _make_folder(Path(os.path.realpath(file)).parent)
-        elif not os.access(file, os.W_OK):
-            raise InputError(f"--json {file}: may not be written to; choose another file")
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be written ({error.strerror}); choose a folder you may write to") from None
 
 
 def _print_solvers() -> None:
@@ -184,7 +144,9 @@ def _run(argv: Sequence[str] | None) -> int:
     factories = load_factories(arguments.constraint or ())
     comparison = Comparison(methods, limits, arguments.seed, out, factories=factories, taken=_taken(arguments))
     comparison.check_names([problem.name for problem in problems])
-    _check_writable(arguments)
+    if out is not None:
+        make_folder(out)
+    check_file("--json", arguments.json)
 
     from rich.console import Console
     from rich.text import Text
@@ -205,19 +167,15 @@ def _run(argv: Sequence[str] | None) -> int:
 
 
 def _finish(comparison: Comparison, arguments: argparse.Namespace) -> int:
-    from rich.console import Console
-
     from benchmarks.tables import print_tables
 
     comparison.failures += contradictions(comparison.rows)
-    if arguments.json != "-":
-        # Not a terminal: no width to keep to.
-        console = Console() if sys.stdout.isatty() else Console(width=160)
-        print_tables(console, comparison.rows, comparison.models, comparison.notes)
+    if arguments.json != STANDARD_OUTPUT:
+        print_tables(console(), comparison.rows, comparison.models, comparison.notes)
     if arguments.json:
-        _write_json(comparison, arguments)
+        write_json(arguments.json, SCHEMA, _content(comparison, arguments))
     if comparison.interrupted:
-        print("interrupted; what was found so far is above", file=sys.stderr)
+        say_interrupted()
     for failure in comparison.failures:
         print(f"failed: {failure}", file=sys.stderr)
     return 1 if comparison.failures else 0
@@ -225,19 +183,7 @@ def _finish(comparison: Comparison, arguments: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the exit status."""
-    try:
-        return _run(argv)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        # Before there was anything to keep, or once more while it was being written.
-        print("interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        # The reader has gone (`| head`); nothing is left to say it to.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    return exit_status(lambda: _run(argv))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,10 @@ from typing import Any
 import psutil
 
 _ROOT = Path(__file__).resolve().parents[1]
-_PACKAGES = ("highspy", "networkx", "numpy", "ortools", "pyomo", "safetensors", "scikit-learn", "scipy", "torch")
+_PACKAGES = (
+    "highspy", "mtkahypar", "networkx", "numba", "numpy", "ortools", "pyomo", "safetensors", "scikit-learn", "scipy",
+    "torch",
+)  # fmt: skip
 
 
 def versions() -> dict[str, str | None]:

@@ -7,18 +7,16 @@ No search: one LP per formulation, its bound recomputed from the row duals.
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
 import time
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 
+from benchmarks.command import Parser, exit_status, measured
+from benchmarks.output import console
+from benchmarks.shipped import best_known, read_problems
 from formulations.errors import InputError
 from formulations.problem import LayerProblem
 from solvers.threads import exit_now
 
-INSTANCES = Path(__file__).parent / "instances"
 _DEFAULT = ("d24-p3", "d32-p4", "d64-first-p4", "d64-mid-p4-c05", "d64-mid-p4-c15", "d64-mid-p4-c30")
 
 
@@ -37,12 +35,11 @@ def lp_bounds(problem: LayerProblem) -> dict[str, tuple[float, float]]:
     return found
 
 
-def best_known(problem: LayerProblem) -> tuple[int, str]:
+def yardstick(problem: LayerProblem) -> tuple[int, str]:
     """The best objective on record for a shipped instance, else what the alternation finds."""
-    reference = json.loads((INSTANCES / "reference.json").read_text(encoding="utf-8"))
-    shipped = INSTANCES / f"{problem.name}.npz"
-    if problem.name in reference and shipped.exists() and LayerProblem.read(shipped).digest == problem.digest:
-        return int(reference[problem.name]["best_known"]), "record"
+    known = best_known(problem)
+    if known is not None:
+        return known, "record"
     from solvers.base import Limit
     from solvers.registry import solve
 
@@ -55,35 +52,17 @@ def best_known(problem: LayerProblem) -> tuple[int, str]:
     return evaluation.objective, "alternation"
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; the exit status. What was computed before bad input or Ctrl-C is printed."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.lp_bounds", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("files", nargs="*", metavar="FILE", help="layer problems (default: the shipped d24, d32, d64)")
-    arguments = parser.parse_args(argv)
-    paths = arguments.files or [INSTANCES / f"{name}.npz" for name in _DEFAULT]
-    status = 0
-    rows: list[list[str]] = []
-    try:
-        # All files first: one that cannot be read is found out before the work.
-        for problem in [LayerProblem.read(path) for path in paths]:
-            best, source = best_known(problem)
-            cells = [problem.name, str(best), source]
-            for bound, seconds in lp_bounds(problem).values():
-                cells += [f"{bound:.0f}", f"{(best - bound) / max(1, abs(best)):.1%}", f"{seconds:.1f}"]
-            rows.append(cells)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        status = 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        status = 130
-    if rows:
-        _print(rows)
-    return status
+def _rows(problems: Sequence[LayerProblem]) -> Iterator[list[str]]:
+    """The cells of each problem's row in the table."""
+    for problem in problems:
+        best, source = yardstick(problem)
+        cells = [problem.name, str(best), source]
+        for bound, seconds in lp_bounds(problem).values():
+            cells += [f"{bound:.0f}", f"{(best - bound) / max(1, abs(best)):.1%}", f"{seconds:.1f}"]
+        yield cells
 
 
 def _print(rows: Sequence[Sequence[str]]) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -92,7 +71,18 @@ def _print(rows: Sequence[Sequence[str]]) -> None:
         table.add_column(name, justify="left" if name in ("problem", "from") else "right", no_wrap=True)
     for cells in rows:
         table.add_row(*map(Text, cells))  # as Text: a name may hold what rich takes for markup
-    (Console() if sys.stdout.isatty() else Console(width=120)).print(table)
+    console().print(table)
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    parser = Parser(prog="python -m benchmarks.lp_bounds", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("files", nargs="*", metavar="FILE", help="layer problems (default: the shipped d24, d32, d64)")
+    return measured(_rows(read_problems(parser.parse_args(argv).files, _DEFAULT)), _print)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; the exit status."""
+    return exit_status(lambda: _run(argv))
 
 
 if __name__ == "__main__":

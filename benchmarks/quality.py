@@ -9,22 +9,22 @@ The last column says when local search is below the best of the partitioner, in 
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
-from benchmarks import environment
+from benchmarks.command import Parser, exit_status, measured
+from benchmarks.output import STANDARD_OUTPUT, check_file, console, write_json
+from benchmarks.shipped import read_problems
 from benchmarks.synthetic import sparse_layer
-from formulations.errors import InputError
 from formulations.files import write_file
 from formulations.problem import LayerProblem
 from solvers.base import Limit, SolveLimits
 from solvers.registry import SOLVERS, get
+from solvers.threads import exit_now
 
-INSTANCES = Path(__file__).parent / "instances"
+_DEFAULT = ("s256-p4", "s1024-p4")
 _METHODS = ("alternation", "mt-kahypar-default", "mt-kahypar", "local-search")
 SCHEMA = "quality/1"
 
@@ -37,6 +37,7 @@ class Curve:
     method: str
     points: tuple[tuple[float, float], ...]
     seconds: float
+    limit: str | None
 
     @property
     def best(self) -> float:
@@ -48,15 +49,14 @@ class Curve:
 
 
 def curve(problem: LayerProblem, method: str, seconds: float) -> Curve:
-    """The method's progress on the problem. Raises KeyboardInterrupt where Ctrl-C ended it."""
+    """The method's progress on the problem."""
     result = get(method).solve(problem, limits=SolveLimits(seconds=seconds))
-    if result.limit is Limit.INTERRUPT:
-        raise KeyboardInterrupt
     points: list[tuple[float, float]] = []
     for step in result.trajectory:
         if step.primal_bound < (points[-1][1] if points else math.inf):
             points.append((step.seconds, step.primal_bound))
-    return Curve(problem.name, method, tuple(points), result.seconds)
+    limit = None if result.limit is None else result.limit.value
+    return Curve(problem.name, method, tuple(points), result.seconds, limit)
 
 
 def _warm_up() -> None:
@@ -69,8 +69,8 @@ def _warm_up() -> None:
 
 def print_table(curves: Sequence[Curve]) -> None:
     """One row per curve: the objective after fractions of the time, the best, and the lead over the partitioner."""
-    from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(title="Objective against time")
     for name in ("problem", "method", "after 1 s", "after 5 s", "best", "at", "ended", "below mt-kahypar's best"):
@@ -84,8 +84,8 @@ def print_table(curves: Sequence[Curve]) -> None:
         after = [min((v for s, v in found.points if s <= limit), default=math.inf) for limit in (1.0, 5.0)]
         cells = ["-" if math.isinf(value) else f"{value:.0f}" for value in (*after, found.best)]
         at = f"{found.points[-1][0]:.2f} s" if found.points else "-"
-        table.add_row(found.problem, found.method, *cells, at, f"{found.seconds:.2f} s", lead)
-    (Console() if sys.stdout.isatty() else Console(width=140)).print(table)
+        table.add_row(Text(found.problem), found.method, *cells, at, f"{found.seconds:.2f} s", lead)
+    console().print(table)
 
 
 def plot(curves: Sequence[Curve], path: str) -> None:
@@ -112,53 +112,57 @@ def plot(curves: Sequence[Curve], path: str) -> None:
     write_file(path, lambda file: file.write(text.getvalue()))
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.quality", description=(__doc__ or "").splitlines()[0])
+def _parser() -> Parser:
+    parser = Parser(prog="python -m benchmarks.quality", description=(__doc__ or "").splitlines()[0])
     parser.add_argument(
         "files", nargs="*", metavar="FILE", help="layer problems (default: two shipped and a made-up one)"
     )
     parser.add_argument("--seconds", type=float, default=20.0, help="for each method and problem (default: 20)")
     parser.add_argument("--plot", metavar="FILE.svg", help="draw the curves")
-    parser.add_argument("--json", metavar="FILE", help="write the curves")
-    arguments = parser.parse_args(argv)
-    curves: list[Curve] = []
-    try:
-        SolveLimits(seconds=arguments.seconds)
-        files = arguments.files or [INSTANCES / "s256-p4.npz", INSTANCES / "s1024-p4.npz"]
-        problems = [LayerProblem.read(path) for path in files]
-        problems += [] if arguments.files else [sparse_layer(4096, 0.005)]
-        _warm_up()
-        for problem in problems:
-            for method in _METHODS:
-                why_not = SOLVERS[method].why_unavailable() or get(method).why_not(problem)
-                if why_not:
-                    print(f"{problem.name}: {method} is left out: {why_not}", file=sys.stderr)
-                    continue
-                print(f"{problem.name}: {method}", file=sys.stderr)
-                curves.append(curve(problem, method, arguments.seconds))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; what was measured so far follows", file=sys.stderr)
-    print_table(curves)
+    parser.add_argument("--json", metavar="FILE", help="write the curves; '-' prints JSON alone")
+    return parser
+
+
+def _curves(arguments: argparse.Namespace) -> Iterator[Curve]:
+    SolveLimits(seconds=arguments.seconds)
+    check_file("--json", arguments.json)
+    check_file("--plot", arguments.plot)
+    problems = read_problems(arguments.files, _DEFAULT)
+    problems += [] if arguments.files else [sparse_layer(4096, 0.005)]
+    _warm_up()
+    for problem in problems:
+        for method in _METHODS:
+            why_not = SOLVERS[method].why_unavailable() or get(method).why_not(problem)
+            if why_not:
+                print(f"{problem.name}: {method} is left out: {why_not}", file=sys.stderr)
+                continue
+            print(f"{problem.name}: {method}", file=sys.stderr)
+            found = curve(problem, method, arguments.seconds)
+            yield found
+            if found.limit == Limit.INTERRUPT.value:
+                raise KeyboardInterrupt
+
+
+def _report(curves: Sequence[Curve], arguments: argparse.Namespace) -> None:
+    if arguments.json != STANDARD_OUTPUT:
+        print_table(curves)
     if arguments.plot:
         plot(curves, arguments.plot)
     if arguments.json:
-        content = {
-            "schema": SCHEMA,
-            "versions": environment.versions(),
-            "hardware": environment.hardware(),
-            "commit": environment.commit(),
-            "seconds": arguments.seconds,
-            "curves": [asdict(found) for found in curves],
-        }
-        write_file(
-            arguments.json, lambda file: file.write((json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
+        write_json(
+            arguments.json, SCHEMA, {"seconds": arguments.seconds, "curves": [asdict(found) for found in curves]}
         )
-    return 0
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    arguments = _parser().parse_args(argv)
+    return measured(_curves(arguments), lambda curves: _report(curves, arguments))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; the exit status."""
+    return exit_status(lambda: _run(argv))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_now(main())

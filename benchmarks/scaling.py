@@ -8,18 +8,18 @@ A step looks at the inputs of one or two neurons, so a sweep is O(N·M), and so 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from benchmarks import environment
+from benchmarks.command import Parser, exit_status, measured
+from benchmarks.output import STANDARD_OUTPUT, check_file, console, write_json
 from benchmarks.synthetic import dense_layer
 from formulations.errors import InputError
-from formulations.files import write_file
+from solvers.threads import exit_now
 
 SCHEMA = "scaling/1"
 _SMALLEST = 64
@@ -64,36 +64,19 @@ def measure(num_neurons: int) -> Sweep:
     return Sweep(num_neurons, min(seconds), annealer.state_bytes)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.scaling", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--largest", type=int, default=4096, metavar="N", help="largest layer (default: 4096)")
-    parser.add_argument("--json", metavar="FILE", help="write the measurements")
-    arguments = parser.parse_args(argv)
-    sweeps: list[Sweep] = []
-    try:
-        if arguments.largest < _SMALLEST:
-            raise InputError(f"--largest {arguments.largest}: the smallest layer has {_SMALLEST} neurons; give more")
-        size = _SMALLEST
-        while size <= arguments.largest:
-            print(f"{size} neurons", file=sys.stderr)
-            sweeps.append(measure(size))
-            size *= 2
-        if arguments.json:
-            content = {
-                "schema": SCHEMA,
-                "versions": environment.versions(),
-                "hardware": environment.hardware(),
-                "commit": environment.commit(),
-                "sweeps": [asdict(sweep) for sweep in sweeps],
-            }
-            write_file(arguments.json, lambda file: file.write((json.dumps(content, indent=1) + "\n").encode()))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; what was measured so far follows", file=sys.stderr)
-    from rich.console import Console
+def _sweeps(arguments: argparse.Namespace) -> Iterator[Sweep]:
+    if arguments.largest < _SMALLEST:
+        raise InputError(f"--largest {arguments.largest}: the smallest layer has {_SMALLEST} neurons; give more")
+    check_file("--json", arguments.json)
+    size = _SMALLEST
+    while size <= arguments.largest:
+        print(f"{size} neurons", file=sys.stderr)
+        yield measure(size)
+        size *= 2
+
+
+def print_table(sweeps: Sequence[Sweep]) -> None:
+    """One row per size."""
     from rich.table import Table
 
     table = Table(title="A sweep of the local search: N steps on a dense N×N layer, 4 workers")
@@ -107,9 +90,28 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"{sweep.state_bytes / 1e6:.1f}",
             f"{sweep.bytes_per_weight:.1f}",
         )
-    (Console() if sys.stdout.isatty() else Console(width=100)).print(table)
-    return 0
+    console().print(table)
+
+
+def _report(sweeps: Sequence[Sweep], arguments: argparse.Namespace) -> None:
+    if arguments.json != STANDARD_OUTPUT:
+        print_table(sweeps)
+    if arguments.json:
+        write_json(arguments.json, SCHEMA, {"sweeps": [asdict(sweep) for sweep in sweeps]})
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    parser = Parser(prog="python -m benchmarks.scaling", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--largest", type=int, default=4096, metavar="N", help="largest layer (default: 4096)")
+    parser.add_argument("--json", metavar="FILE", help="write the measurements; '-' prints JSON alone")
+    arguments = parser.parse_args(argv)
+    return measured(_sweeps(arguments), lambda sweeps: _report(sweeps, arguments))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; the exit status."""
+    return exit_status(lambda: _run(argv))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_now(main())

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
-from benchmarks import bounds, quality, scaling
+from benchmarks import bounds, lp_bounds, quality, scaling
+from benchmarks.command import measured
 from benchmarks.synthetic import sparse_layer
+from formulations import InputError, LayerProblem
 from solvers.registry import SOLVERS
+
+COMMANDS = (bounds, lp_bounds, quality, scaling)
 
 
 @pytest.fixture
@@ -66,9 +73,71 @@ def test_bounds_says_who_proved_what(layer: str, tmp_path: Path, capsys: pytest.
         (bounds, ["--seconds", "-1"]),
         (quality, ["--seconds", "0"]),
         (scaling, ["--largest", "8"]),
+        (scaling, ["--json", "."]),
+        (quality, ["--plot", "."]),
+        *((module, ["--nonsense"]) for module in COMMANDS),
     ],
 )
 def test_bad_input_is_one_line(module: ModuleType, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    """A missing file, an unknown solver, an impossible time or size: exit status 2 and one line."""
+    """A missing file, an unknown solver or option, an impossible time, size or result file: status 2 and one line."""
     assert module.main(arguments) == 2
-    assert capsys.readouterr().err.startswith("error: ")
+    err = capsys.readouterr().err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+
+
+def test_json_to_standard_output_is_json_alone(layer: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """`--json -` prints no table, and says where the figures were made."""
+    assert bounds.main([layer, "--seconds", "1", "--solver", "contiguous", "--json", "-"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert content["schema"] == "bounds/1"
+    assert {"versions", "hardware", "commit"} < set(content)
+
+
+def test_interrupted_measurements_are_kept(
+    layer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ctrl-C: the interrupted solver's figures are printed and saved, no other solver is begun; exit status 0."""
+    genuine = bounds.prove
+
+    def interrupted(problem: LayerProblem, solver: str, seconds: float) -> bounds.Proof:
+        return replace(genuine(problem, solver, seconds), limit="INTERRUPT")
+
+    monkeypatch.setattr(bounds, "prove", interrupted)
+    out = tmp_path / "proofs.json"
+    solvers = ["--solver", "contiguous", "--solver", "alternation"]
+    assert bounds.main([layer, "--seconds", "1", *solvers, "--json", str(out)]) == 0
+    assert [proof["solver"] for proof in json.loads(out.read_text())["proofs"]] == ["contiguous"]
+    printed, err = capsys.readouterr()
+    assert "contiguous" in printed
+    assert err.endswith("interrupted; what was found so far is above\n")
+
+
+@pytest.mark.parametrize("module", COMMANDS)
+def test_interrupted_before_anything_was_measured(
+    module: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ctrl-C before the first figure is one word and exit status 130, for every command."""
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    for name in ("read_problems", "measure"):
+        monkeypatch.setattr(module, name, interrupted, raising=False)
+    assert module.main([]) == 130
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines()[-1] == "interrupted"
+
+
+def test_bad_input_on_the_way_keeps_what_was_measured() -> None:
+    """What came before the mistake is reported, then the mistake is raised."""
+    reported: list[list[int]] = []
+
+    def steps() -> Iterator[int]:
+        yield 1
+        raise InputError("no")
+
+    with pytest.raises(InputError, match="no"):
+        measured(steps(), lambda found: reported.append(list(found)))
+    assert reported == [[1]]
