@@ -45,6 +45,8 @@ from solvers.threads import NativeRun
 IntArray = NDArray[np.int64]
 
 _THREADS = 1
+#: Mt-KaHyPar counts in 32 bits with a sign.
+_LARGEST_KM1 = 2**31 - 1
 
 
 def check_version() -> str:
@@ -89,6 +91,9 @@ class MtKaHyPar:
             return "a net has one weight; its input costs more to send to some workers than to others"
         if np.any((problem.gain > 0) & (problem.gain < dearest)):
             return "a vertex is on a net or not; some gains are smaller than the send of their input"
+        total = int(dearest.sum()) // _unit(problem) * (problem.num_workers - 1)
+        if total > _LARGEST_KM1:
+            return f"sends may add up to {total} of their common unit, and it counts to {_LARGEST_KM1}"
         return why_not_placing(problem, constraints)
 
     def solve(
@@ -147,8 +152,13 @@ def _initialized() -> Any:
     return mtkahypar.initialize(_THREADS)
 
 
+def _unit(problem: LayerProblem) -> int:
+    """What every send costs a multiple of."""
+    return max(1, int(np.gcd.reduce(problem.send_cost, axis=None)))
+
+
 def _partitioned(problem: LayerProblem, preset: str, seed: int) -> tuple[IntArray, int]:
-    """The block of each neuron, and km1."""
+    """The block of each neuron, and km1 as a cost."""
     import mtkahypar
 
     num_neurons, num_workers = problem.num_neurons, problem.num_workers
@@ -160,10 +170,11 @@ def _partitioned(problem: LayerProblem, preset: str, seed: int) -> tuple[IntArra
     _, hi = load_ranges(problem)
     context.set_individual_target_block_weights([int(most) + 1 for most in hi[:, 0]])
     context.logging = False
+    unit = _unit(problem)
     nets, weights = [], []
     for j in range(problem.num_inputs):
         consumers = np.flatnonzero(problem.gain[:, j] > 0).tolist()
-        weight = int(problem.send_cost[j].max(initial=0))
+        weight = int(problem.send_cost[j].max(initial=0)) // unit
         if consumers and weight > 0:
             nets.append([*consumers, num_neurons + int(problem.input_worker[j])])
             weights.append(weight)
@@ -173,4 +184,4 @@ def _partitioned(problem: LayerProblem, preset: str, seed: int) -> tuple[IntArra
     graph.add_fixed_vertices([-1] * num_neurons + list(range(num_workers)), num_workers)
     partition = graph.partition(context)
     worker = np.array([partition.block_id(i) for i in range(num_neurons)], dtype=np.int64)
-    return worker, int(partition.km1())
+    return worker, unit * int(partition.km1())

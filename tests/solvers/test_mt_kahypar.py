@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks.synthetic import dense_layer, sparse_layer
-from formulations import LayerProblem
+from formulations import Assignment, LayerProblem, evaluate
 from solvers import Limit, SolveLimits, Termination, registry
 from solvers import mt_kahypar as module
 from solvers.base import ContradictionError, MissingPackageError, UnsupportedError
@@ -34,10 +34,13 @@ needs_it = pytest.mark.skipif(registry.SOLVERS["mt-kahypar"].why_unavailable() i
             {"send_cost": [[0, 3, 3], [4, 0, 5]], "capacity": [[3], [3], [3]]},
             "costs more to send to some workers",
         ),
+        ({"send_cost": [[0, 2**31], [2**31 + 1, 0]], "prune_cost": np.full((4, 2), 2**32)}, "counts to 2147483647"),
     ],
 )
 def test_what_is_no_hypergraph_is_refused(changes, reason):
-    """Soft gains, place costs, unequal loads or sends, least loads, other modes and limits: refused with the reason."""
+    """Soft gains, place costs, unequal loads or sends, least loads, other modes and limits, costs beyond 32 bits:
+    refused with the reason.
+    """
     problem = LayerProblem(**{**HARD, **LOOSE, **changes})
     assert reason in MtKaHyPar().why_not(problem)
     with pytest.raises(UnsupportedError, match=reason):
@@ -53,6 +56,34 @@ def test_its_absence_is_one_line(monkeypatch):
     monkeypatch.setattr(importlib.metadata, "version", absent)
     with pytest.raises(MissingPackageError, match="pip install mtkahypar"):
         registry.require("mt-kahypar")
+
+
+CAPACITIES = {
+    "3 % room": None,
+    "exact": [[12]] * 4,
+    "unequal": [[6], [20], [9], [14]],
+    "one empty": [[0], [18], [18], [18]],
+}
+
+
+@needs_it
+@pytest.mark.parametrize("preset", ["DEFAULT", "HIGHEST_QUALITY"])
+@pytest.mark.parametrize("room", CAPACITIES)
+def test_its_connectivity_and_balance_are_ours(room, preset):
+    """Every single partition, before the solver chooses: its km1 is what `evaluate` says is sent, at sends of
+    different costs far beyond 32 bits, and its blocks are within the very capacities that bind every solver here.
+    """
+    sparse = sparse_layer(48, 0.1)
+    price = np.random.default_rng(0).integers(1, 9, 48)[:, None] * 3 * 2**40
+    most = sparse.capacity if CAPACITIES[room] is None else np.array(CAPACITIES[room])
+    problem = LayerProblem(sparse.prune_cost * 2**50, sparse.input_worker, sparse.send_cost * price, capacity=most)
+    assert MtKaHyPar().why_not(problem) is None
+    for seed in range(5):
+        worker, km1 = module._partitioned(problem, preset, seed)
+        found = evaluate(problem, Assignment(worker))
+        assert found.traffic_cost == km1 > 0
+        assert found.pruned_cost == 0
+        assert (found.load <= most).all()
 
 
 @needs_it
