@@ -28,6 +28,8 @@ from solvers.registry import SOLVERS, require
 from solvers.threads import exit_now
 
 BASELINES = ("contiguous", "l0-munkres", "alternation")
+#: Baselines where they are installed and can take the problem.
+GUESTS = ("mt-kahypar",)
 SCHEMA = "compare/1"
 #: What every solver takes.
 _LARGEST_SEED = 2**31 - 1
@@ -39,9 +41,10 @@ def _parser() -> Parser:
     parser = Parser(
         prog="python -m benchmarks.compare",
         description="Compare ways to place the neurons of a trained network on several workers.",
-        epilog="A method that cannot take a problem has a row that says why. Ctrl-C ends a run with what was found by "
-        "then. Exit status: 0 done, 1 a result failed its check or a plan cannot be made, 2 bad input, 130 interrupted "
-        "before there was anything to keep.",
+        epilog="A method that cannot take a problem has a row that says why. mt-kahypar takes part by itself where "
+        "it is installed and a layer has hard edges only. Ctrl-C ends a run with what was found by then. Exit status: "
+        "0 done, 1 a result failed its check or a plan cannot be made, 2 bad input, 130 interrupted before there was "
+        "anything to keep.",
     )
     parser.add_argument(
         "--solver",
@@ -83,6 +86,7 @@ def _content(comparison: Comparison, arguments: argparse.Namespace) -> dict[str,
         "seed": arguments.seed,
         "time_limit": arguments.time_limit,
         "interrupted": comparison.interrupted,
+        "bad_input": None if comparison.bad_input is None else str(comparison.bad_input),
         "rows": [as_json(row) for row in comparison.rows],
         "best": best_of(comparison.rows),
         "models": [as_json(row) for row in comparison.models],
@@ -132,9 +136,10 @@ def _run(argv: Sequence[str] | None) -> int:
     if "list" in asked:
         _print_solvers()
         return 0
-    methods = list(dict.fromkeys([*BASELINES, *asked]))
-    for method in methods:
+    for method in (*BASELINES, *asked):
         require(method)
+    guests = [name for name in GUESTS if name not in asked and SOLVERS[name].why_unavailable() is None]
+    methods = list(dict.fromkeys([*BASELINES, *guests, *asked]))
     limits = SolveLimits(seconds=arguments.time_limit)
     _check(arguments)
     problems = [LayerProblem.read(path) for path in arguments.problem or ()]
@@ -142,7 +147,15 @@ def _run(argv: Sequence[str] | None) -> int:
     cluster = Cluster.read(arguments.cluster) if arguments.cluster else Cluster.equal(workers)
     out = Path(arguments.out) if arguments.out else None
     factories = load_factories(arguments.constraint or ())
-    comparison = Comparison(methods, limits, arguments.seed, out, factories=factories, taken=_taken(arguments))
+    comparison = Comparison(
+        methods,
+        limits,
+        arguments.seed,
+        out,
+        guests=frozenset(guests),
+        factories=factories,
+        taken=_taken(arguments),
+    )
     comparison.check_names([problem.name for problem in problems])
     if out is not None:
         make_folder(out)
@@ -159,14 +172,20 @@ def _run(argv: Sequence[str] | None) -> int:
                 compare_problems(comparison, problems)
             else:
                 compare_model(comparison, arguments.model or "digits-mlp", cluster, arguments.price)
-        except KeyboardInterrupt:
+        except (InputError, KeyboardInterrupt) as stop:
             if not comparison.rows:
                 raise
-            comparison.interrupted = True
+            comparison.interrupted |= isinstance(stop, KeyboardInterrupt)
+            comparison.bad_input = stop if isinstance(stop, InputError) else None
     return _finish(comparison, arguments)
 
 
 def _finish(comparison: Comparison, arguments: argparse.Namespace) -> int:
+    """Print and save what there is; the exit status.
+
+    Raises:
+        InputError: what came up on the way, or a file cannot be written.
+    """
     from benchmarks.tables import print_tables
 
     comparison.failures += contradictions(comparison.rows)
@@ -178,6 +197,8 @@ def _finish(comparison: Comparison, arguments: argparse.Namespace) -> int:
         say_interrupted()
     for failure in comparison.failures:
         print(f"failed: {failure}", file=sys.stderr)
+    if comparison.bad_input is not None:
+        raise comparison.bad_input
     return 1 if comparison.failures else 0
 
 

@@ -5,15 +5,16 @@ What Ctrl-C leaves unfinished is left out; what was found by then stays.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.constraints import constraints_of
+from benchmarks.constraints import constraints_of, rehearse
 from benchmarks.rows import ERROR, UNSUPPORTED, ModelRow, Row, bare_row, row_of
 from formulations.assignment import Assignment
 from formulations.cluster import Cluster
@@ -48,6 +49,8 @@ class Comparison:
 
     Attributes:
         methods: in the order they run.
+        guests: those of the methods that nobody asked for; they take part where they can, and are not mentioned
+            where they cannot.
         limits: of each method on each problem.
         seed: of every method.
         out: the folder for problems and assignments, if they are to be kept.
@@ -57,6 +60,7 @@ class Comparison:
         failures: what makes the run a failure, a line each.
         notes: what is missing for a good reason, a line each.
         interrupted: Ctrl-C came; nothing more is begun.
+        bad_input: came up on the way; nothing more is begun.
     """
 
     methods: Sequence[str]
@@ -64,6 +68,7 @@ class Comparison:
     seed: int
     out: Path | None
     show: Callable[[str], None] = lambda text: None
+    guests: frozenset[str] = frozenset()
     factories: Sequence[UserFunction] = ()
     taken: Mapping[Path, str] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
@@ -71,6 +76,7 @@ class Comparison:
     failures: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     interrupted: bool = False
+    bad_input: InputError | None = None
     _answers: dict[tuple[str, str, str], SolveResult] = field(default_factory=dict)
     _constraints: dict[tuple[str, str], tuple[Constraint, ...]] = field(default_factory=dict)
 
@@ -105,8 +111,23 @@ class Comparison:
         """
         key = (problem.name, problem.digest)
         if key not in self._constraints:
-            self._constraints[key] = constraints_of(problem, self.factories)
+            with _naming(problem):
+                self._constraints[key] = constraints_of(problem, self.factories)
         return self._constraints[key]
+
+    def rehearse(self, problem: LayerProblem) -> None:
+        """Find out before the work what the problem's custom constraints would end it with.
+
+        Raises:
+            InputError: a factory fails or makes something else, or a constraint fails.
+        """
+        constraints = self.constraints(problem)
+        if constraints:
+            from solvers.mip import MipSolver
+
+            with_rows = any(isinstance(get(method), MipSolver) for method in self.methods)
+            with _naming(problem):
+                rehearse(problem, constraints, with_rows)
 
     def answer(self, problem: LayerProblem, method: str) -> SolveResult:
         """The method's result on the problem, solved once.
@@ -125,9 +146,9 @@ class Comparison:
 
             self.show(f"{problem.name}: {method}")
             solver = get(method, self.seed)
-            self._answers[key] = solver.solve(
-                problem, constraints=self.constraints(problem), limits=self.limits, report=report
-            )
+            constraints = self.constraints(problem)
+            with _naming(problem):
+                self._answers[key] = solver.solve(problem, constraints=constraints, limits=self.limits, report=report)
         return self._answers[key]
 
     def compare(self, problem: LayerProblem) -> SolveResult | None:
@@ -135,7 +156,7 @@ class Comparison:
         problem_file = self._save(output_name(problem.name), problem)
         results: list[SolveResult] = []
         rows: list[Row] = []
-        for method in self.methods:
+        for method in self._methods_for(problem):
             row, result = self._attempt(problem, method)
             assignment = None if result is None else result.assignment
             file = self._save(output_name(problem.name, method), assignment)
@@ -150,6 +171,14 @@ class Comparison:
             self.failures.append(f"problem {problem.name!r}: no method can take it; its rows say why")
         # A tie goes to the later method: the one that was asked for.
         return min(reversed(results), key=lambda result: result.primal_bound, default=None)
+
+    def _methods_for(self, problem: LayerProblem) -> list[str]:
+        constraints = self.constraints(problem)
+        return [
+            method
+            for method in self.methods
+            if method not in self.guests or get(method, self.seed).why_not(problem, constraints) is None
+        ]
 
     def _attempt(self, problem: LayerProblem, method: str) -> tuple[Row, SolveResult | None]:
         """The method's row, and its result where it has one."""
@@ -178,6 +207,20 @@ class Comparison:
         return str(self.out / name)
 
 
+@contextlib.contextmanager
+def _naming(problem: LayerProblem) -> Iterator[None]:
+    """Bad input that comes up on a problem says on which; a refusal does so by itself."""
+    where = f"problem {problem.name!r}"
+    try:
+        yield
+    except _REFUSALS:
+        raise
+    except InputError as error:
+        if where in str(error):
+            raise
+        raise InputError(f"{where}: {error}") from error
+
+
 def compare_model(comparison: Comparison, name: str, cluster: Cluster, price: float | None) -> None:
     """Layer rows on shared problems, then a whole-network row for each method by itself.
 
@@ -195,6 +238,8 @@ def compare_model(comparison: Comparison, name: str, cluster: Cluster, price: fl
     partitioner = Partitioner(bench.model, bench.calibration, cluster, prices)
     comparison.check_names([layer.name for layer in partitioner.layers])
     bench.check()
+    if comparison.factories:
+        _rehearse(comparison, partitioner)
 
     class _NoAnswerError(Exception):
         pass
@@ -219,11 +264,33 @@ def compare_model(comparison: Comparison, name: str, cluster: Cluster, price: fl
         try:
             comparison.models.append(_model_row(comparison, bench, partitioner, method))
         except _REFUSALS as error:
-            comparison.notes.append(f"{method} has no whole-network row: {error}")
+            if method not in comparison.guests:
+                comparison.notes.append(f"{method} has no whole-network row: {error}")
         except (PlanError, SolverError) as error:
             comparison.failures.append(f"{method}: {error}")
     if not comparison.models and not comparison.failures:
         comparison.failures.append(f"model {name!r}: no method can take all of its layers; the notes say why")
+
+
+def _rehearse(comparison: Comparison, partitioner: Partitioner) -> None:
+    """Rehearse every layer, with a first guess of where its inputs will live.
+
+    Raises:
+        InputError: as `Comparison.rehearse`.
+    """
+    from adapters.plan import PlanError
+    from solvers.contiguous import Contiguous
+
+    def first_guess(problem: LayerProblem) -> SolveResult:
+        comparison.rehearse(problem)
+        result = Contiguous().solve(problem, limits=comparison.limits)
+        if result.limit is Limit.INTERRUPT:
+            raise KeyboardInterrupt
+        return result
+
+    # What keeps the guess from being made is for the rows to say.
+    with contextlib.suppress(PlanError, SolverError, *_REFUSALS):
+        list(partitioner.problems(first_guess))
 
 
 def _model_row(comparison: Comparison, bench: BenchmarkModel, partitioner: Partitioner, method: str) -> ModelRow:
@@ -259,8 +326,13 @@ def _model_row(comparison: Comparison, bench: BenchmarkModel, partitioner: Parti
 
 
 def compare_problems(comparison: Comparison, problems: Sequence[LayerProblem]) -> None:
+    """Rows on each problem.
+
+    Raises:
+        InputError: a factory or a constraint of its fails.
+    """
     for problem in problems:
-        comparison.constraints(problem)  # a factory's mistake is found out before the work
+        comparison.rehearse(problem)
     for problem in problems:
         if comparison.interrupted:
             return

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from benchmarks.user_code import UserFunction, guarded
 from formulations.assignment import Assignment
 from formulations.constraints import Constraint
-from formulations.errors import InputError
+from formulations.errors import InexpressibleError, InputError
+from formulations.evaluation import evaluate
 from formulations.problem import LayerProblem
 
 
@@ -28,26 +33,60 @@ def constraints_of(problem: LayerProblem, factories: Sequence[UserFunction]) -> 
     Raises:
         InputError: a factory fails or makes something else, or two constraints have one name.
     """
-    made: list[Constraint] = []
-    for factory in factories:
-        answer = factory(problem)
-        several = [] if answer is None else list(answer) if isinstance(answer, list | tuple) else [answer]
-        for constraint in several:
-            if not guarded(factory.what, factory.takes, _is_constraint, constraint):
+    made = [constraint for factory in factories for constraint in _made_by(factory, problem)]
+    for number, one in enumerate(made):
+        for other in made[:number]:
+            if one.name == other.name:
                 raise InputError(
-                    f"{factory.what}: returns a {type(constraint).__name__}; give a constraint (name, add_to, "
-                    "violation), a list of them, or None"
+                    f"problem {problem.name!r} has two constraints {one.name!r}, made by {other.origin!r} and "
+                    f"{one.origin!r}; each needs a name of its own"
                 )
-        made += [Guarded(factory.what, constraint) for constraint in several]
-    names = [constraint.name for constraint in made]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise InputError(f"problem {problem.name!r} has two constraints {twice!r}; each needs a name of its own")
     return tuple(made)
 
 
-def _is_constraint(made: object) -> bool:
-    return isinstance(made, Constraint) and isinstance(made.name, str)
+def _made_by(factory: UserFunction, problem: LayerProblem) -> list[Guarded]:
+    answer = factory(problem)
+    several = [] if answer is None else list(answer) if isinstance(answer, list | tuple) else [answer]
+    for made in several:
+        wrong = guarded(factory.what, "check its name", _why_no_constraint, made)
+        if wrong:
+            raise InputError(f"{factory.what}: returns {wrong}")
+    return [Guarded(factory.spec, constraint) for constraint in several]
+
+
+def _why_no_constraint(made: object) -> str | None:
+    """What is returned instead of a constraint, and what to do; None for a constraint."""
+    if isinstance(made, type):
+        return f"the class {made.__name__}; give an object of it"
+    if not isinstance(made, Constraint):
+        return f"an object of type {type(made).__name__}; give a constraint (name, add_to, violation), a list, or None"
+    if not isinstance(made.name, str) or not made.name:
+        return f"a constraint called {made.name!r}; give it a name in letters"
+    return None
+
+
+def rehearse(problem: LayerProblem, constraints: Sequence[Constraint], with_rows: bool) -> None:
+    """Ask each constraint for its halves once, as `evaluate` and a MIP will.
+
+    Args:
+        with_rows: a MIP will; without one, nobody asks for rows.
+
+    Raises:
+        InputError: a half fails, or returns what it may not.
+    """
+    num_neurons, num_workers = problem.num_neurons, problem.num_workers
+    worker = np.arange(num_neurons) * num_workers // num_neurons
+    if problem.communication == "partials":
+        trial = Assignment(worker, partial=np.zeros((num_neurons, num_workers), dtype=bool))
+    else:
+        trial = Assignment(worker, sent=np.zeros_like(problem.remote))
+    evaluate(problem, trial, constraints)
+    if with_rows:
+        from formulations.custom_rows import custom_rows
+
+        # A constraint that has no rows for such a problem is no mistake: the row of the MIP says so.
+        with contextlib.suppress(InexpressibleError):
+            custom_rows(problem, constraints)
 
 
 @dataclass(frozen=True)
@@ -55,7 +94,7 @@ class Guarded:
     """A user's constraint, whose errors are InputErrors of one line that say where in the user's code.
 
     Attributes:
-        origin: the factory it came from.
+        origin: the factory it came from, as it was asked for.
         constraint: the user's.
     """
 
@@ -67,15 +106,19 @@ class Guarded:
         return self.constraint.name
 
     def add_to(self, block: Any, v: Any, problem: LayerProblem) -> None:
-        self._guarded("add_to", block, v, problem)
+        self._guarded("add_to", "block, v and problem", block, v, problem)
 
     def violation(self, problem: LayerProblem, assignment: Assignment) -> float:
-        amount = self._guarded("violation", problem, assignment)
+        amount = self._guarded("violation", "problem and assignment", problem, assignment)
         try:
             return float(amount)
         except (TypeError, ValueError):
-            raise InputError(f"{self.origin}: violation of {self.name!r} is {amount!r}; give a number") from None
+            raise InputError(f"{self._what}: its violation is {reprlib.repr(amount)}; give a number") from None
 
-    def _guarded(self, half: str, *arguments: Any) -> Any:
-        what = f"{self.origin}: {half} of {self.name!r}"
-        return guarded(what, "the layer problem", getattr(self.constraint, half), *arguments)
+    @property
+    def _what(self) -> str:
+        return f"constraint {self.name!r} made by {self.origin!r}"
+
+    def _guarded(self, half: str, takes: str, *arguments: Any) -> Any:
+        check = f"check that {half} takes {takes}"
+        return guarded(f"{self._what}: {half}", check, getattr(self.constraint, half), *arguments)

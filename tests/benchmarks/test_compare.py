@@ -15,6 +15,7 @@ import pytest
 
 from benchmarks import compare
 from benchmarks.comparison import Comparison, progress_text
+from benchmarks.synthetic import sparse_layer
 from formulations import Assignment, LayerProblem, evaluate
 from solvers import registry
 from solvers.base import (
@@ -124,6 +125,16 @@ def test_infeasible_problem_is_a_result(tmp_path: Path, capsys: pytest.CaptureFi
     assert "the neurons need 6: 1 short" in capsys.readouterr().out
 
 
+def test_budgets_that_contradict_are_a_result(tmp_path: Path) -> None:
+    """Exit 0, INFEASIBLE, and the two budgets are named as what cannot hold together."""
+    _problem("tight", error_budget=0, traffic_budget=0).write(tmp_path / "tight.npz")
+    assert compare.main(["--problem", str(tmp_path / "tight.npz"), "--json", str(tmp_path / "rows.json")]) == 0
+    row = _rows(tmp_path / "rows.json")["rows"][-1]
+    assert (row["method"], row["termination"]) == ("highs", "INFEASIBLE")
+    assert "at most 0 of error lost" in row["messages"][0]
+    assert "at most 0 bytes in all messages" in row["messages"][0]
+
+
 def test_model_rows_say_accuracy_and_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A user's own model gets layer rows on shared problems and a whole-network row per method."""
     (tmp_path / "tinymodel.py").write_text(_FACTORY)
@@ -141,6 +152,50 @@ def test_model_rows_say_accuracy_and_bytes(tmp_path: Path, monkeypatch: pytest.M
         assert 0 <= row["bytes_sent"] <= row["bytes_direct"]
         assert 0 <= row["accuracy"] <= row["accuracy_original"] == 1
         assert row["output_error"] >= 0
+
+
+def _hard(folder: Path) -> list[str]:
+    """A problem all of whose gains are hard edges, with room on the workers."""
+    sparse_layer(12, 0.3, num_workers=2).write(folder / "hard.npz")
+    return ["--problem", str(folder / "hard.npz"), "--solver", "local-search", "--json", str(folder / "rows.json")]
+
+
+def _missing() -> None:
+    raise MissingPackageError("mtkahypar is not installed; run: pip install mtkahypar")
+
+
+@pytest.mark.skipif(registry.SOLVERS["mt-kahypar"].why_unavailable() is not None, reason="not installed")
+def test_the_partitioner_joins_where_edges_are_hard(tmp_path: Path, problem_file: str) -> None:
+    """Nobody asked: it has a row on the layer of hard edges, before the method that was asked for, and no other."""
+    assert compare.main([*_hard(tmp_path), "--problem", problem_file]) == 0
+    methods = {name: [row["method"] for row in _rows(tmp_path / "rows.json")["rows"] if row["instance"] == name]
+               for name in ("synthetic-12-p2", "small")}  # fmt: skip
+    assert methods["synthetic-12-p2"] == [*compare.BASELINES, "mt-kahypar", "local-search"]
+    assert methods["small"] == [*compare.BASELINES, "local-search"]
+
+
+@pytest.mark.skipif(registry.SOLVERS["mt-kahypar"].why_unavailable() is not None, reason="not installed")
+def test_the_partitioner_that_was_asked_for_says_why_not(tmp_path: Path, problem_file: str) -> None:
+    """Asked for: it has a row with the reason where it cannot take the layer, and one row only where it can."""
+    assert compare.main([*_hard(tmp_path), "--problem", problem_file, "--solver", "mt-kahypar"]) == 0
+    rows = {row["instance"]: row for row in _rows(tmp_path / "rows.json")["rows"] if row["method"] == "mt-kahypar"}
+    assert rows["synthetic-12-p2"]["objective"] is not None
+    assert rows["small"]["termination"] == "UNSUPPORTED"
+    assert len(_rows(tmp_path / "rows.json")["rows"]) == 2 * 5
+
+
+def test_the_partitioner_is_not_missed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not installed: no row and no word of it, unless it was asked for, which is bad input with the install line."""
+    entry = registry.SOLVERS["mt-kahypar"]
+    monkeypatch.setitem(registry.SOLVERS, "mt-kahypar", registry.Entry(entry.summary, entry.make, _missing))
+    arguments = _hard(tmp_path)
+    assert compare.main(arguments) == 0
+    assert [row["method"] for row in _rows(tmp_path / "rows.json")["rows"]] == [*compare.BASELINES, "local-search"]
+    assert "kahypar" not in "".join(capsys.readouterr())
+    assert compare.main([*arguments, "--solver", "mt-kahypar"]) == 2
+    assert capsys.readouterr() == ("", "error: mtkahypar is not installed; run: pip install mtkahypar\n")
 
 
 class _Interrupted:
@@ -401,6 +456,18 @@ def _cluster(text: str, tmp_path: Path) -> list[str]:
     return ["--cluster", str(tmp_path / "cluster.toml")]
 
 
+def _fields(folder: Path, **changes: Any) -> list[str]:
+    """A problem file as a user may write it, with these arrays changed."""
+    arrays = {
+        "schema": "layer-problem/1",
+        "prune_cost": np.arange(24).reshape(6, 4),
+        "input_worker": [0, 0, 1, 1],
+        "send_cost": [[0, 6], [0, 6], [6, 0], [6, 0]],
+    }
+    np.savez(folder / "mine.npz", **{**arrays, **changes})  # type: ignore[arg-type]
+    return ["--problem", str(folder / "mine.npz")]
+
+
 _BAD = {
     "unknown solver": (lambda d: ["--solver", "higs"], "did you mean 'highs'"),
     "unknown option": (lambda d: ["--sovler", "highs"], "--sovler"),
@@ -433,6 +500,20 @@ _BAD = {
     "json is a folder": (lambda d: ["--json", str(d)], "is a folder"),
     "cluster with a problem": (lambda d: ["--problem", "x.npz", "--workers", "2"], "--workers"),
     "model and problem": (lambda d: ["--problem", "x.npz", "--model", "digits-mlp"], "--model"),
+    "limit of the wrong shape": (
+        lambda d: _fields(d, ingress_capacity=[1, 2, 3]),
+        "ingress_capacity has shape (3,); 6 neurons, 4 inputs, 2 workers needs (2,)",
+    ),
+    "limit in fractions": (lambda d: _fields(d, egress_capacity=[1.5, 2]), "egress_capacity has dtype float64"),
+    "misspelt limit": (lambda d: _fields(d, link_capacities=[[1, 2]] * 2), "did you mean 'link_capacity'?"),
+    "unknown mode": (lambda d: _fields(d, communication="partial"), "choose from inputs, partials, per_weight"),
+    "mode without its costs": (lambda d: _fields(d, communication="partials"), "partial_cost is missing"),
+    "objective without its budget": (lambda d: _fields(d, objective="traffic"), "give an error_budget"),
+    "objective with the other's budget": (
+        lambda d: _fields(d, objective="error", error_budget=3),
+        "give a traffic_budget",
+    ),
+    "negative budget": (lambda d: _fields(d, error_budget=-1), "error_budget is -1; it must be >= 0"),
     "two problems of one name": (lambda d: ["--problem", _saved(d), "--problem", _saved(d)], "name of its own"),
 }
 

@@ -20,7 +20,7 @@ METHODS = (*compare.BASELINES, "brute-force")
 
 def _write(path: Path, name: str) -> str:
     """A tiny problem at `path`, its costs as fractions so that a file written by the command differs from it."""
-    LayerProblem([[1.5, 2], [3, 4]], [0, 1], [[0, 1], [1, 0]], name=name).write(path)
+    LayerProblem([[0.5, 2], [3, 4]], [0, 1], [[0, 1], [1, 0]], name=name).write(path)
     return str(path)
 
 

@@ -43,6 +43,39 @@ def odd(amount):
     return lambda problem: made
 
 negative, text, missing = odd(-1), odd("x"), lambda problem: Odd()  # line 26
+
+class Moody(Odd):
+    def violation(self, problem, assignment):
+        return 0.0 if problem.name == "first" or assignment.worker[0] == 0 else 1 / 0  # line 30
+
+def moody(problem): return Moody()
+
+class Rowless(Odd):
+    amount = 0
+    def add_to(self, block, v, problem): v.nothing
+def rowless(problem): return Rowless() if problem.name == "second" else None
+def unnamed(problem):
+    odd = Odd(); odd.name = ""
+    return odd
+def kind(problem): return Odd
+
+def on_guess(problem): return Pin(99, 0) if problem.name == "2" else None
+def settled(problem):  # fails where the first layer is not placed in order
+    if problem.name == "2" and sorted(problem.input_worker) != list(problem.input_worker):
+        raise RuntimeError("out of order")
+def settled_number(problem):
+    return 7 if problem.name == "2" and sorted(problem.input_worker) != list(problem.input_worker) else None
+"""
+
+_MODEL = """
+import torch
+from torch import nn
+from benchmarks.models.base import BenchmarkModel
+
+def make():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+    return BenchmarkModel("two-layers", model, [torch.randn(60, 6)], torch.randn(30, 6), torch.zeros(30).long())
 """
 
 
@@ -109,14 +142,19 @@ def test_a_factory_may_go_by_the_problems_name(mine: Path) -> None:
         (["rules:absent"], "module 'rules' has no function 'absent'"),
         (["rules:Odd.name"], "has no function"),
         (["rules:raises"], "'LayerProblem' object has no attribute 'no_such_field'; at {folder}/rules.py:13"),
-        (["rules:number"], "returns a int; give a constraint (name, add_to, violation), a list of them, or None"),
-        (["rules:mixed"], "returns a str; give a constraint"),
-        (["rules:nameless"], "returns a Odd; give a constraint"),
+        (["rules:number"], "an object of type int; give a constraint (name, add_to, violation), a list, or None"),
+        (["rules:mixed"], "returns an object of type str; give a constraint"),
+        (["rules:nameless"], "returns a constraint called None; give it a name"),
         (["rules:takes_two"], "the factory takes the layer problem"),
-        (["rules:pinned", "rules:several"], "problem 'first' has two constraints 'pin neuron 0 to worker 1'"),
+        (
+            ["rules:pinned", "rules:several"],
+            "two constraints 'pin neuron 0 to worker 1', made by 'rules:pinned' and 'rules:several'; each needs a name",
+        ),
         (["rules:out_of_range"], "neuron is 99; the layer has 0..2"),
         (["rules:negative"], "constraint 'odd' says its violation is -1.0; it must be >= 0"),
-        (["rules:text"], "violation of 'odd' is 'x'; give a number"),
+        (["rules:text"], "constraint 'odd' made by 'rules:text': its violation is 'x'; give a number"),
+        (["rules:unnamed"], "returns a constraint called ''; give it a name"),
+        (["rules:kind"], "returns the class Odd; give an object of it"),
         (["rules:missing"], "'Odd' object has no attribute 'amount'; at {folder}/rules.py:7"),
     ],
 )  # fmt: skip
@@ -128,6 +166,77 @@ def test_mistakes_are_one_line(specs: list[str], said: str, mine: Path, capsys: 
     assert err.startswith("error: ")
     assert err.count("\n") == 1
     assert said.format(folder=mine) in err
+    assert rows == [] or "problem 'first'" in err
+
+
+def test_what_comes_up_late_keeps_what_was_found(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A constraint that fails on some assignments of the second problem: the rows before it are printed and saved,
+    one line says which constraint, of which factory, failed on which problem; exit status 2.
+    """
+    status, rows = run(mine, "--constraint", "rules:moody", problems=("first", "second"))
+    out, err = capsys.readouterr()
+    assert status == 2
+    assert [(row["instance"], row["method"]) for row in rows] == [
+        *(("first", method) for method in (*compare.BASELINES, "brute-force")),
+        *(("second", method) for method in compare.BASELINES),
+    ]
+    said = (
+        "problem 'second': constraint 'odd' made by 'rules:moody': violation: ZeroDivisionError: division by zero; "
+        f"at {mine}/rules.py:30"
+    )
+    assert err == f"error: {said}\n"
+    assert json.loads((mine / "rows.json").read_text())["bad_input"] == said
+    assert "brute-force" in out
+
+
+def test_rows_of_a_mip_are_tried_before_the_work(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`add_to` that fails on the second problem is found out before the first is solved, if a MIP takes part at all."""
+    problems = ("first", "second")
+    assert run(mine, "--constraint", "rules:rowless", "--solver", "highs", problems=problems) == (2, [])
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: problem 'second': constraint 'odd' made by 'rules:rowless': add_to: ")
+    assert run(mine, "--constraint", "rules:rowless", problems=problems)[0] == 0
+
+
+@pytest.fixture
+def two_layers(mine: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Arguments for a model with the layers `0` and `2`."""
+    (mine / "two_layers.py").write_text(_MODEL)
+    monkeypatch.delitem(sys.modules, "two_layers", raising=False)
+    return ["--model", "two_layers:make", "--workers", "2", "--price", "0.002"]
+
+
+def test_a_later_layer_is_tried_before_the_work(
+    two_layers: list[str], mine: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A constraint that does not fit the last layer of a model ends the run before the first is solved."""
+    assert run(mine, *two_layers, "--constraint", "rules:on_guess", problems=()) == (2, [])
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: problem '2': constraint 'pin neuron 99 to worker 0' made by 'rules:on_guess': ")
+    assert err.endswith("neuron is 99; the layer has 0..2\n")
+
+
+@pytest.mark.parametrize(
+    ("factory", "said"),
+    [
+        ("settled", "RuntimeError: out of order; at {folder}/rules.py:46"),
+        ("settled_number", "returns an object of type int"),
+    ],
+)
+def test_a_factory_that_fails_on_a_later_layer_keeps_the_rows(
+    factory: str, said: str, two_layers: list[str], mine: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where it depends on how the layer before was placed, nobody can know: that layer's rows stay; exit status 2."""
+    status, rows = run(mine, *two_layers, "--constraint", f"rules:{factory}", "--solver", "local-search", problems=())
+    out, err = capsys.readouterr()
+    assert status == 2
+    assert {row["instance"] for row in rows} == {"0"}
+    assert all(Path(str(row["assignment"])).exists() for row in rows if row["objective"] is not None)
+    assert err.count("\n") == 1
+    assert err.startswith(f"error: problem '2': constraint 'rules:{factory}': {said.format(folder=mine)}")
+    assert "local-search" in out
 
 
 def test_the_documented_example_works(tmp_path: Path) -> None:
