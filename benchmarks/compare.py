@@ -53,7 +53,9 @@ def _parser() -> Parser:
         help="a method to compare with the baselines, may be repeated (default: highs); 'list' prints all",
     )
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--model", metavar="NAME", help="digits-mlp (default), or package.module:factory")
+    what.add_argument(
+        "--model", default="digits-mlp", metavar="NAME", help="digits-mlp (default), or package.module:factory"
+    )
     what.add_argument(
         "--problem", action="append", metavar="FILE", help="a layer problem (.npz) instead of a model, may be repeated"
     )
@@ -101,9 +103,14 @@ def _check(arguments: argparse.Namespace) -> None:
         raise InputError(f"--seed is {arguments.seed}; give a whole number from 0 to {_LARGEST_SEED}")
     if arguments.workers is not None and not 1 <= arguments.workers <= _MOST_WORKERS:
         raise InputError(f"--workers is {arguments.workers}; give at least 1 and at most {_MOST_WORKERS}")
+    if not 0 < arguments.time_limit < float("inf"):
+        raise InputError(f"--time-limit is {arguments.time_limit}; give seconds, a number > 0")
+    if arguments.out == "":
+        raise InputError("--out is empty; give a folder")
     if arguments.price is not None and not 0 <= arguments.price < float("inf"):
         raise InputError(f"--price is {arguments.price}; give a finite number >= 0")
-    if arguments.problem and (arguments.workers is not None or arguments.cluster or arguments.price is not None):
+    of_model = (arguments.workers, arguments.cluster, arguments.price)
+    if arguments.problem and any(value is not None for value in of_model):
         raise InputError("--workers, --cluster and --price go with a model; a --problem has its own workers and costs")
 
 
@@ -114,9 +121,9 @@ def _taken(arguments: argparse.Namespace) -> dict[Path, str]:
         InputError: `--json` names one of the inputs.
     """
     given = [("--problem", path) for path in arguments.problem or ()]
-    given += [("--cluster", arguments.cluster)] if arguments.cluster else []
+    given += [] if arguments.cluster is None else [("--cluster", arguments.cluster)]
     taken = {Path(os.path.realpath(path)): f"given as {option} {path}" for option, path in given}
-    if arguments.json and arguments.json != STANDARD_OUTPUT:
+    if arguments.json is not None and arguments.json != STANDARD_OUTPUT:
         path = Path(os.path.realpath(arguments.json))
         if path in taken:
             raise InputError(f"--json {arguments.json}: is {taken[path]}; choose another file")
@@ -125,9 +132,10 @@ def _taken(arguments: argparse.Namespace) -> dict[Path, str]:
 
 
 def _print_solvers() -> None:
+    width = max(map(len, SOLVERS))
     for name, entry in SOLVERS.items():
         reason = entry.why_unavailable()
-        print(f"{name:<16} {'available' if reason is None else 'not available: ' + reason:<12} {entry.summary}")
+        print(f"{name:<{width}}  {'available' if reason is None else 'not available: ' + reason}  {entry.summary}")
 
 
 def _run(argv: Sequence[str] | None) -> int:
@@ -140,16 +148,15 @@ def _run(argv: Sequence[str] | None) -> int:
         require(method)
     guests = [name for name in GUESTS if name not in asked and SOLVERS[name].why_unavailable() is None]
     methods = list(dict.fromkeys([*BASELINES, *guests, *asked]))
-    limits = SolveLimits(seconds=arguments.time_limit)
     _check(arguments)
     problems = [LayerProblem.read(path) for path in arguments.problem or ()]
     workers = 4 if arguments.workers is None else arguments.workers
-    cluster = Cluster.read(arguments.cluster) if arguments.cluster else Cluster.equal(workers)
-    out = Path(arguments.out) if arguments.out else None
+    cluster = Cluster.equal(workers) if arguments.cluster is None else Cluster.read(arguments.cluster)
+    out = None if arguments.out is None else Path(arguments.out)
     factories = load_factories(arguments.constraint or ())
     comparison = Comparison(
         methods,
-        limits,
+        SolveLimits(seconds=arguments.time_limit),
         arguments.seed,
         out,
         guests=frozenset(guests),
@@ -171,7 +178,7 @@ def _run(argv: Sequence[str] | None) -> int:
             if problems:
                 compare_problems(comparison, problems)
             else:
-                compare_model(comparison, arguments.model or "digits-mlp", cluster, arguments.price)
+                compare_model(comparison, arguments.model, cluster, arguments.price)
         except (InputError, KeyboardInterrupt) as stop:
             if not comparison.rows:
                 raise

@@ -72,7 +72,9 @@ def print_tables(console: Console, rows: Sequence[Row], models: Sequence[ModelRo
     console.print(layer_table(rows))
     for row in rows:
         for message in row.messages:
-            console.print(Text(f"{row.instance}, {row.method}: {message}"), soft_wrap=True)
+            by_itself = f"problem {row.instance!r}: solver {row.method!r}"  # as refusals begin
+            where = "" if message.startswith(by_itself) else f"{row.instance}, {row.method}: "
+            console.print(Text(where + message), soft_wrap=True)
     if models:
         console.print(model_table(models))
     for note in notes:
