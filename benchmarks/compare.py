@@ -10,9 +10,10 @@ per layer, and accuracy for the whole network.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmarks.command import Parser, exit_status, say_interrupted
@@ -49,6 +50,7 @@ def _parser() -> Parser:
     parser.add_argument(
         "--solver",
         action="append",
+        default=[],
         metavar="NAME",
         help="a method to compare with the baselines, may be repeated (default: highs); 'list' prints all",
     )
@@ -140,40 +142,17 @@ def _print_solvers() -> None:
 
 def _run(argv: Sequence[str] | None) -> int:
     arguments = _parser().parse_args(argv)
-    asked = arguments.solver or ["highs"]
-    if "list" in asked:
+    if "list" in arguments.solver:
         _print_solvers()
         return 0
-    for method in (*BASELINES, *asked):
-        require(method)
-    guests = [name for name in GUESTS if name not in asked and SOLVERS[name].why_unavailable() is None]
-    methods = list(dict.fromkeys([*BASELINES, *guests, *asked]))
-    _check(arguments)
+    comparison = _prepared(arguments)
     problems = [LayerProblem.read(path) for path in arguments.problem or ()]
-    workers = 4 if arguments.workers is None else arguments.workers
-    cluster = Cluster.equal(workers) if arguments.cluster is None else Cluster.read(arguments.cluster)
-    out = None if arguments.out is None else Path(arguments.out)
-    factories = load_factories(arguments.constraint or ())
-    comparison = Comparison(
-        methods,
-        SolveLimits(seconds=arguments.time_limit),
-        arguments.seed,
-        out,
-        guests=frozenset(guests),
-        factories=factories,
-        taken=_taken(arguments),
-    )
+    cluster = Cluster.equal(arguments.workers or 4) if arguments.cluster is None else Cluster.read(arguments.cluster)
     comparison.check_names([problem.name for problem in problems])
-    if out is not None:
-        make_folder(out)
+    if comparison.out is not None:
+        make_folder(comparison.out)
     check_file("--json", arguments.json)
-
-    from rich.console import Console
-    from rich.text import Text
-
-    with Console(stderr=True).status("starting") as status:
-        # As Text: names are data, and may hold what rich takes for markup.
-        comparison.show = lambda text: status.update(Text(text))
+    with _shown(comparison):
         try:
             if problems:
                 compare_problems(comparison, problems)
@@ -185,6 +164,36 @@ def _run(argv: Sequence[str] | None) -> int:
             comparison.interrupted |= isinstance(stop, KeyboardInterrupt)
             comparison.bad_input = stop if isinstance(stop, InputError) else None
     return _finish(comparison, arguments)
+
+
+def _prepared(arguments: argparse.Namespace) -> Comparison:
+    """The comparison that was asked for, without any rows. Raises InputError."""
+    asked = arguments.solver or ["highs"]
+    for method in (*BASELINES, *asked):
+        require(method)
+    _check(arguments)
+    guests = [name for name in GUESTS if name not in asked and SOLVERS[name].why_unavailable() is None]
+    return Comparison(
+        methods=list(dict.fromkeys([*BASELINES, *guests, *asked])),
+        guests=frozenset(guests),
+        limits=SolveLimits(seconds=arguments.time_limit),
+        seed=arguments.seed,
+        out=None if arguments.out is None else Path(arguments.out),
+        factories=load_factories(arguments.constraint or ()),
+        taken=_taken(arguments),
+    )
+
+
+@contextlib.contextmanager
+def _shown(comparison: Comparison) -> Iterator[None]:
+    """A line on the terminal that says what is going on."""
+    from rich.console import Console
+    from rich.text import Text
+
+    with Console(stderr=True).status("starting") as status:
+        # As Text: names are data, and may hold what rich takes for markup.
+        comparison.show = lambda text: status.update(Text(text))
+        yield
 
 
 def _finish(comparison: Comparison, arguments: argparse.Namespace) -> int:
