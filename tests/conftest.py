@@ -15,7 +15,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from formulations import Assignment, InputError, LayerProblem, evaluate
+from formulations import (
+    Assignment,
+    Colocate,
+    Forbid,
+    InputError,
+    KeepInput,
+    LayerProblem,
+    MaxLinks,
+    MaxReceivers,
+    Pin,
+    Separate,
+    SpareCapacity,
+    evaluate,
+)
 from solvers import registry
 
 INSTANCES = Path(__file__).parents[1] / "benchmarks" / "instances"
@@ -68,6 +81,12 @@ def draw_problem():
 def draw_limited_problem():
     """Draws a random tiny problem with limits, budgets and any objective; see `_draw_limited_problem`."""
     return _draw_limited_problem
+
+
+@pytest.fixture(scope="session")
+def draw_constraints():
+    """Draws ready-made constraints that a problem is large enough for; see `_draw_constraints`."""
+    return _draw_constraints
 
 
 @pytest.fixture(scope="session")
@@ -174,6 +193,24 @@ def _draw_limited_problem(rng, **options):
     problem = LayerProblem(**fields)
     hidden = evaluate(problem, _draw_assignment(rng, problem))
     return LayerProblem(**{**fields, **_draw_limits(rng, hidden)})
+
+
+def _draw_constraints(rng, problem, numbers=(0, 0, 1, 2, 3)):
+    """So many of the ready-made ones that the problem is large enough for, as many as one of `numbers`."""
+    neurons, workers = rng.permutation(problem.num_neurons), rng.permutation(problem.num_workers)
+    choices = [
+        Pin(int(neurons[0]), int(workers[0])),
+        Forbid(int(neurons[-1]), int(workers[-1])),
+        SpareCapacity(int(workers[0]), 0, int(rng.integers(0, 3))),
+        MaxLinks(int(rng.integers(0, 3))),
+    ]
+    if problem.num_neurons > 1:
+        two = [int(i) for i in neurons[:2]]
+        choices += [Colocate(two), Separate(two)]
+    if problem.communication != "partials" and problem.num_inputs:
+        j = int(rng.integers(problem.num_inputs))
+        choices += [MaxReceivers(j, int(rng.integers(0, 2))), KeepInput(j)]
+    return [choices[k] for k in rng.permutation(len(choices))[: int(rng.choice(numbers))]]
 
 
 def _draw_assignment(rng, problem):

@@ -10,13 +10,8 @@ import pytest
 
 from formulations import Assignment, LayerProblem, evaluate
 from formulations.constraints import (
-    Colocate,
-    Forbid,
-    KeepInput,
     MaxLinks,
-    MaxReceivers,
     Pin,
-    Separate,
     SpareCapacity,
 )
 from formulations.errors import InexpressibleError
@@ -169,7 +164,7 @@ def test_what_has_no_rows_is_named_as_a_whole():
     assert result.messages == ("placements fit the load ranges, but none satisfies kept_weight_capacity, 'keeps both'",)
 
 
-def test_named_rules_conflict_and_no_fewer_do(draw_limited_problem):
+def test_named_rules_conflict_and_no_fewer_do(draw_limited_problem, draw_constraints):
     """On 70 infeasible problems: the named rules by themselves are infeasible, without any one of them feasible."""
     num_checked = num_joint = num_limits = number = 0
     while num_checked < 70:
@@ -209,24 +204,6 @@ def tightened(rng, problem):
     if rng.random() < 0.5:
         rules["kept_weight_capacity"] = rng.choice([-1, 0, 2], problem.num_workers)
     return dataclasses.replace(problem, **rules)
-
-
-def draw_constraints(rng, problem):
-    """None to three of the ready-made ones that the problem is large enough for."""
-    neurons, workers = rng.permutation(problem.num_neurons), rng.permutation(problem.num_workers)
-    choices = [
-        Pin(int(neurons[0]), int(workers[0])),
-        Forbid(int(neurons[-1]), int(workers[-1])),
-        SpareCapacity(int(workers[0]), 0, int(rng.integers(0, 3))),
-        MaxLinks(int(rng.integers(0, 3))),
-    ]
-    if problem.num_neurons > 1:
-        two = [int(i) for i in neurons[:2]]
-        choices += [Colocate(two), Separate(two)]
-    if problem.communication != "partials" and problem.num_inputs:
-        j = int(rng.integers(problem.num_inputs))
-        choices += [MaxReceivers(j, int(rng.integers(0, 2))), KeepInput(j)]
-    return [choices[k] for k in rng.permutation(len(choices))[: int(rng.choice([0, 0, 1, 2, 3]))]]
 
 
 def feasible(problem, constraints, rules):

@@ -24,23 +24,9 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def problem():
-    """Four neurons, three inputs, two workers, two neurons each."""
-    return LayerProblem(
-        [[9, 1, 6], [2, 8, 5], [7, 7, 0], [3, 4, 12]], [0, 1, 1], [[0, 5], [6, 0], [4, 0]], keep_cost=1, name="tiny"
-    )
-
-
-@pytest.fixture(scope="module")
-def data(problem):
-    """Its textbook model."""
-    return TEXTBOOK.compile(problem)
-
-
-@pytest.fixture(scope="module")
-def optimum(problem, enumerate_placements):
+def optimum(tiny_problem, enumerate_placements):
     """Its optimum."""
-    return enumerate_placements(problem).optimum
+    return enumerate_placements(tiny_problem).optimum
 
 
 def pretend_version(monkeypatch, version):
@@ -68,15 +54,15 @@ def pretend_version(monkeypatch, version):
         (None, "highspy is not installed"),
     ],
 )
-def test_a_highspy_that_cannot_be_used_is_refused(version, said, monkeypatch, problem, data):
+def test_a_highspy_that_cannot_be_used_is_refused(version, said, monkeypatch, tiny_problem, tiny_data):
     """Wrong or missing highspy: one line with the reason and the install command, wherever HiGHS is asked for."""
     pretend_version(monkeypatch, version)
     for ask in (
         Highs().version,
-        lambda: Highs().solve(data),
-        lambda: Highs().lp_bound(data),
+        lambda: Highs().solve(tiny_data),
+        lambda: Highs().lp_bound(tiny_data),
         lambda: registry.get("highs"),
-        lambda: registry.solve(problem, "highs-textbook"),
+        lambda: registry.solve(tiny_problem, "highs-textbook"),
     ):
         with pytest.raises(MissingPackageError) as refusal:
             ask()
@@ -151,14 +137,14 @@ def test_an_option_that_highs_does_not_take_is_an_error(option):
         highs_module._set(highspy.Highs(), **option)
 
 
-def test_a_model_that_highs_does_not_take_is_an_error(data):
+def test_a_model_that_highs_does_not_take_is_an_error(tiny_data):
     """Crossed column bounds are refused by HiGHS; that is an error and not a run."""
-    crossed = dataclasses.replace(data, col_upper=data.col_lower - 1)
+    crossed = dataclasses.replace(tiny_data, col_upper=tiny_data.col_lower - 1)
     with pytest.raises(SolverError, match="refuses a model"):
         Highs().solve(crossed)
 
 
-def test_infeasible_is_asked_twice(data, monkeypatch):
+def test_infeasible_is_asked_twice(tiny_data, monkeypatch):
     """A claim of infeasibility is repeated without presolve before it is believed; an answer is not."""
     modes = []
     run = Highs._run
@@ -168,7 +154,7 @@ def test_infeasible_is_asked_twice(data, monkeypatch):
         return run(self, *arguments, presolve=presolve)
 
     monkeypatch.setattr(Highs, "_run", spy)
-    assert Highs().solve(data).status is MilpStatus.OPTIMAL
+    assert Highs().solve(tiny_data).status is MilpStatus.OPTIMAL
     assert modes == ["choose"]
     halves = LayerProblem(np.ones((3, 0), int), [], np.ones((0, 2), int), load=[[2]] * 3, capacity=[[3], [3]])
     assert Highs().solve(TEXTBOOK.compile(halves)).status is MilpStatus.INFEASIBLE
@@ -185,7 +171,7 @@ def test_a_solve_error_is_asked_again():
         assert registry.get(name).solve(problem).termination is Termination.INFEASIBLE
 
 
-def test_a_false_infeasible_is_overruled_by_the_second_run(data, optimum, monkeypatch):
+def test_a_false_infeasible_is_overruled_by_the_second_run(tiny_data, optimum, monkeypatch):
     """If only the run with presolve says infeasible, the answer of the run without it counts."""
     run = Highs._run
 
@@ -194,17 +180,17 @@ def test_a_false_infeasible_is_overruled_by_the_second_run(data, optimum, monkey
         return answer if presolve == "off" else dataclasses.replace(answer, status=MilpStatus.INFEASIBLE, values=None)
 
     monkeypatch.setattr(Highs, "_run", wrong_with_presolve)
-    answer = Highs().solve(data)
+    answer = Highs().solve(tiny_data)
     assert answer.status is MilpStatus.OPTIMAL
-    assert answer.objective + data.offset == pytest.approx(optimum)
+    assert answer.objective + tiny_data.offset == pytest.approx(optimum)
 
 
-def test_a_start_does_not_change_the_answer(problem, data, optimum):
+def test_a_start_does_not_change_the_answer(tiny_problem, tiny_data, optimum):
     """Started from the worst placement or the best, the optimum is the same."""
     for worker in ([0, 0, 1, 1], [1, 1, 0, 0], [0, 1, 0, 1]):
-        start = encode_assignment(problem, data, evaluate(problem, Assignment(worker)).assignment)
-        answer = Highs().solve(data, start)
-        assert (answer.status, round(answer.objective) + data.offset) == (MilpStatus.OPTIMAL, optimum)
+        start = encode_assignment(tiny_problem, tiny_data, evaluate(tiny_problem, Assignment(worker)).assignment)
+        answer = Highs().solve(tiny_data, start)
+        assert (answer.status, round(answer.objective) + tiny_data.offset) == (MilpStatus.OPTIMAL, optimum)
 
 
 def test_the_memory_limit_keeps_the_start(read_instance):
