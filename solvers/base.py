@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import math
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,6 +18,7 @@ from formulations.constraints import Constraint
 from formulations.errors import InputError
 from formulations.evaluation import Evaluation, relative_gap
 from formulations.problem import LayerProblem
+from solvers.proofs import Proof
 
 
 class Termination(enum.Enum):
@@ -140,6 +142,7 @@ class SolveResult:
         seconds: wall clock.
         messages: for people: shortages of an infeasible problem, what was left undone.
         trajectory: the progress that was reported.
+        proof: from which anybody can compute the bound anew; None where it cannot be.
     """
 
     solver: str
@@ -152,6 +155,7 @@ class SolveResult:
     limit: Limit | None = None
     messages: tuple[str, ...] = ()
     trajectory: tuple[Progress, ...] = field(default=(), repr=False)
+    proof: Proof | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         where = f"{self.solver} on problem {self.problem_name!r}"
@@ -169,6 +173,8 @@ class SolveResult:
             raise SolverError(f"{where}: {self.dual_bound} is no lower bound; an unknown one is -inf")
         if (self.bound_proved_by is None) != math.isinf(self.dual_bound):
             raise SolverError(f"{where}: bound {self.dual_bound} proved by {self.bound_proved_by}")
+        if self.proof is not None and (self.proof.bound, self.proof.kind) != (self.dual_bound, self.bound_proved_by):
+            raise SolverError(f"{where}: bound {self.dual_bound}, yet {self.proof.bound} is what was proved")
         if self.termination is Termination.INFEASIBLE and not (math.isinf(self.dual_bound) and self.messages):
             raise SolverError(f"{where}: an infeasible problem has no bound and must say what is short")
         proved = self.termination in (Termination.OPTIMAL, Termination.INFEASIBLE)
@@ -230,6 +236,11 @@ def refuse_unsupported(solver: Solver, problem: LayerProblem, constraints: Seque
     reason = solver.why_not(problem, constraints)
     if reason:
         raise UnsupportedError(f"problem {problem.name!r}: solver {solver.name!r} cannot take it: {reason}")
+
+
+def num_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Stopwatch:

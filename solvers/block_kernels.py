@@ -1,4 +1,4 @@
-"""Compiled inner loops of the Lagrangian block bound (solvers/lagrangian.py).
+"""Compiled inner loops of the ascent (solvers/ascent.py).
 
 A worker's neurons are a set X = {x in {0,1}^N, fewest <= Σ x <= most}. All loops come down to the least of
 w·x over X: the sum of the smallest entries of w, as many as are negative, within the range.
@@ -16,7 +16,7 @@ from numba import njit
 
 
 @njit(cache=True, nogil=True)
-def least(weight: Any, fewest: Any, most: Any, scratch: Any) -> Any:
+def _least(weight: Any, fewest: Any, most: Any, scratch: Any) -> Any:
     """min w·x over X, and the largest entry that is in it (0 where none is)."""
     num_neurons = weight.size
     count = 0
@@ -58,7 +58,7 @@ def least(weight: Any, fewest: Any, most: Any, scratch: Any) -> Any:
 @njit(cache=True, nogil=True)
 def _minimiser(weight: Any, fewest: Any, most: Any, scratch: Any, x: Any) -> Any:
     """An x in X with the least w·x; ties by neuron."""
-    _, largest = least(weight, fewest, most, scratch)
+    _, largest = _least(weight, fewest, most, scratch)
     count = 0
     for i in range(weight.size):
         count += weight[i] < 0
@@ -96,7 +96,7 @@ def _pool_minima(
                 weight[i] = gain[b, s, i] - mu[b, i]
             if cost[b, s] + _below(weight, threshold[b, s], fewest[p], most[p]) >= value[b]:
                 continue
-            total, threshold[b, s] = least(weight, fewest[p], most[p], scratch)
+            total, threshold[b, s] = _least(weight, fewest[p], most[p], scratch)
             if total + cost[b, s] < value[b]:
                 value[b], chosen[b] = total + cost[b, s], s
         for i in range(weight.size):
@@ -173,71 +173,3 @@ def ascend(
                 mu[b, i] += step * first_moment[b, i] * first_share / (spread + 1e-8)
         project(mu, worker, place_PN, num_blocks, pi)
     return made
-
-
-@njit(cache=True, nogil=True)
-def _decide(weight: Any, minorant: Any, gain: Any, sent: Any, child: Any) -> Any:
-    """The weights once an input is decided: its gains, if it is not sent, in place of its minorant."""
-    for i in range(weight.size):
-        child[i] = weight[i] - minorant[i] + (0 if sent else gain[i])
-
-
-@njit(cache=True, nogil=True)
-def search_patterns(
-    gain: Any, send: Any, minorant: Any, constant: Any, fewest: Any, most: Any,
-    weight: Any, spent: Any, tried: Any, bound: Any, pattern: Any, depth: Any, known: Any, steps: Any,
-    cut: Any, found: Any, num_found: Any,
-) -> Any:  # fmt: skip
-    """Part of the search for v_B(μ) in integers: depth first over which inputs are sent, the better child first.
-
-    A node's bound counts the inputs that are decided, and for the others their minorants
-    min(t_j, g_j·x) >= λ_j·x + v_j. Whoever calls keeps the state between calls.
-
-    Args:
-        gain, minorant: J×N; send, constant: J; λ is `minorant`, v is `constant`.
-        weight: (J+1)×N, the first row Σ λ − μ; spent, tried: J+1; bound: (J+1)×2; pattern: J; depth: 0 to begin with.
-        known: the value of some pattern.
-        steps: how many to make now.
-        cut: go no deeper; what is left is bounded as it is.
-        found: R×J, gets the patterns that improve on `known`; num_found: how many there were.
-
-    Returns:
-        The depth, −1 once all is searched; the least value known; the least bound of what was cut off.
-    """
-    num_inputs, num_neurons = gain.shape
-    child, scratch = np.zeros(num_neurons, np.int64), np.zeros(num_neurons, np.int64)
-    later = constant.sum() - np.cumsum(constant)  # of the inputs after this one
-    open_bound = known
-    while depth >= 0 and steps > 0:
-        steps -= 1
-        if depth == num_inputs:
-            value = spent[depth] + least(weight[depth], fewest, most, scratch)[0]
-            if value < known:
-                known = value
-                found[num_found[0] % found.shape[0]] = pattern
-                num_found[0] += 1
-            depth -= 1
-            continue
-        if tried[depth] == 2:
-            tried[depth] = 0
-            depth -= 1
-            continue
-        if tried[depth] == 0:
-            for sent in range(2):
-                _decide(weight[depth], minorant[depth], gain[depth], sent, child)
-                rest = least(child, fewest, most, scratch)[0] + later[depth]
-                bound[depth, sent] = spent[depth] + sent * send[depth] + rest
-            pattern[depth] = bound[depth, 1] < bound[depth, 0]
-        else:
-            pattern[depth] = 1 - pattern[depth]
-        tried[depth] += 1
-        sent = pattern[depth]
-        if bound[depth, sent] >= known:
-            continue
-        if cut:
-            open_bound = min(open_bound, bound[depth, sent])
-            continue
-        _decide(weight[depth], minorant[depth], gain[depth], sent, weight[depth + 1])
-        spent[depth + 1] = spent[depth] + sent * send[depth]
-        depth += 1
-    return depth, known, open_bound

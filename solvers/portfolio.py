@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from formulations.constraints import Constraint
-from formulations.evaluation import relative_gap
 from formulations.problem import LayerProblem
 from solvers.base import (
-    STOPS,
     Limit,
     MissingPackageError,
     Report,
@@ -21,12 +18,12 @@ from solvers.base import (
     Termination,
     Trajectory,
     UnsupportedError,
-    limit_of,
     refuse_unsupported,
     silent,
 )
 from solvers.lagrangian import Lagrangian
 from solvers.local_search import LocalSearch
+from solvers.proofs import BlockProof
 
 #: Of the time limit, what local search may use where a bound can follow; and of the rest, what the bound may use
 #: where a MIP can follow.
@@ -77,7 +74,9 @@ class Portfolio:
         )
         if bounded and found.evaluation is not None and found.limit is not Limit.INTERRUPT:
             closes = limits.seconds is not None and _num_y(problem) <= _MOST_Y
-            found = _bounded(lagrangian, problem, found, watch.limits_left(_BOUND_SHARE if closes else 1.0), trajectory)
+            share = watch.limits_left(_BOUND_SHARE if closes else 1.0)
+            proof, limit = lagrangian.bound(problem, Stopwatch(share), trajectory, found.primal_bound, limits.gap)
+            found = _bounded(found, proof, limit)
             if closes and found.termination is not Termination.OPTIMAL and found.limit in (None, Limit.TIME):
                 found = self._closed(problem, found, watch.limits_left(), trajectory)
         return replace(found, seconds=watch.elapsed, trajectory=tuple(trajectory.steps))
@@ -110,6 +109,7 @@ class Portfolio:
             mip,
             dual_bound=found.dual_bound,
             bound_proved_by=found.bound_proved_by,
+            proof=found.proof,
             termination=Termination.OPTIMAL if proved else Termination.FEASIBLE,
             limit=None if proved else mip.limit,
         )
@@ -139,27 +139,16 @@ def _num_y(problem: LayerProblem) -> int:
     return int((problem.gain > 0).sum(axis=0) @ problem.remote.sum(axis=1))
 
 
-def _bounded(
-    lagrangian: Lagrangian, problem: LayerProblem, found: SolveResult, limits: SolveLimits, trajectory: Trajectory
-) -> SolveResult:
+def _bounded(found: SolveResult, proof: BlockProof | None, limit: Limit | None) -> SolveResult:
     """The same placement with a bound."""
-    primal, bound, limit = found.primal_bound, -math.inf, None
-    try:
-        for multipliers, message in lagrangian.bounds(problem, Stopwatch(limits)):
-            if multipliers.bound > bound:
-                bound = multipliers.bound
-                trajectory.note(primal, bound, message)
-            gap = relative_gap(primal, bound)
-            if gap is not None and gap <= limits.gap:
-                limit = Limit.GAP
-                break
-    except STOPS as stop:
-        limit = limit_of(stop)
-    proved = bound == primal and limit is not Limit.INTERRUPT
+    if proof is None:
+        return replace(found, limit=limit)
+    proved = proof.bound == found.primal_bound and limit is not Limit.INTERRUPT
     return replace(
         found,
-        dual_bound=bound,
-        bound_proved_by=None if math.isinf(bound) else "lagrangian",
+        dual_bound=proof.bound,
+        bound_proved_by=proof.kind,
+        proof=proof,
         termination=Termination.OPTIMAL if proved else Termination.FEASIBLE,
         limit=None if proved else limit,
     )
