@@ -4,6 +4,7 @@ import contextlib
 from dataclasses import dataclass
 
 import numpy as np
+import pyomo.environ as pyo
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -35,6 +36,28 @@ def refused():
             assert text in message
 
     return expect
+
+
+@pytest.fixture(scope="session")
+def broken_rows():
+    """The rows of a Pyomo model that values break; see `_broken_rows`."""
+    return _broken_rows
+
+
+def _broken_rows(model, values):
+    """(name, index) of the rows, of which there must be some, that values by (name, index) break; absent ones are 0."""
+    for variable in model.component_data_objects(pyo.Var):
+        name = variable.parent_component().name, variable.index()
+        variable.set_value(values.get(name, 0), skip_validation=True)
+    rows = list(model.component_data_objects(pyo.Constraint))
+    assert rows
+    found = set()
+    for row in rows:
+        lower = -np.inf if row.lower is None else pyo.value(row.lower)
+        upper = np.inf if row.upper is None else pyo.value(row.upper)
+        if not lower - 1e-9 <= pyo.value(row.body) <= upper + 1e-9:
+            found.add((row.parent_component().name, row.index()))
+    return found
 
 
 @dataclass(frozen=True)

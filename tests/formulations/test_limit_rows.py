@@ -26,25 +26,19 @@ ALL = [[False, True], [True, False], [True, False]]
 NONE = np.zeros((3, 2), dtype=bool)
 
 
-def broken(problem, family, assignment, changes=()):
-    """(name, index) of the rows of `family` that the encoded assignment breaks, some variables changed."""
-    data = TEXTBOOK.compile(problem)
-    values = dict(zip(data.columns, encode_assignment(problem, data, assignment).tolist(), strict=True)) | dict(changes)
-    model, reduction = pyo.ConcreteModel(), unreduced(problem)
-    add_variables(model, [columns(reduction) for columns in TEXTBOOK.columns])
-    family(model, reduction)
-    for variable in model.component_data_objects(pyo.Var):
-        name = variable.parent_component().name, variable.index()
-        variable.set_value(values.get(name, 0), skip_validation=True)
-    rows = list(model.component_data_objects(pyo.Constraint))
-    assert rows
-    found = set()
-    for row in rows:
-        lower = -np.inf if row.lower is None else pyo.value(row.lower)
-        upper = np.inf if row.upper is None else pyo.value(row.upper)
-        if not lower - 1e-9 <= pyo.value(row.body) <= upper + 1e-9:
-            found.add((row.parent_component().name, row.index()))
-    return found
+@pytest.fixture(scope="module")
+def broken(broken_rows):
+    """(name, index) of the rows of a family that an encoded assignment breaks, some variables changed."""
+
+    def find(problem, family, assignment, changes=()):
+        data = TEXTBOOK.compile(problem)
+        values = encode_assignment(problem, data, assignment).tolist()
+        model, reduction = pyo.ConcreteModel(), unreduced(problem)
+        add_variables(model, [columns(reduction) for columns in TEXTBOOK.columns])
+        family(model, reduction)
+        return broken_rows(model, dict(zip(data.columns, values, strict=True)) | dict(changes))
+
+    return find
 
 
 @pytest.mark.parametrize(
@@ -59,7 +53,7 @@ def broken(problem, family, assignment, changes=()):
     ],
 )
 @pytest.mark.parametrize("communication", ["inputs", "per_weight"])
-def test_bytes_of_inputs(family, limit, fits, breaks, index, communication):
+def test_bytes_of_inputs(family, limit, fits, breaks, index, communication, broken):
     """(4), (7): 3 bytes go from worker 0 to 1 and 5 + 7 the other way; one byte less of capacity is one too little."""
     # Neurons on the other's worker, so that every input is used where it is sent.
     everything = Assignment([1, 0], sent=ALL)
@@ -71,7 +65,7 @@ def test_bytes_of_inputs(family, limit, fits, breaks, index, communication):
     assert broken(too_little, family, Assignment([1, 0], sent=NONE)) == set()
 
 
-def test_bytes_of_partial_sums():
+def test_bytes_of_partial_sums(broken):
     """(4), (7): a partial sum is as large as its neuron's says, from where it was summed to where the neuron sits."""
     partial = np.array([[False, True], [True, False]])
     rules = {"ingress_capacity": [10, 19], "egress_capacity": [20, 9], "traffic_budget": 29}
@@ -85,7 +79,7 @@ def test_bytes_of_partial_sums():
     assert broken(problem, limits.ingress_rows, moved) == set()
 
 
-def test_a_partial_sum_goes_where_its_neuron_sits():
+def test_a_partial_sum_goes_where_its_neuron_sits(broken):
     """(2) of partials: v without its x is refused."""
     problem = LayerProblem(**COSTS, **PARTIALS, traffic_budget=99)
     nothing = Assignment(APART, partial=np.zeros((2, 2), dtype=bool))
@@ -95,7 +89,7 @@ def test_a_partial_sum_goes_where_its_neuron_sits():
     assert broken(problem, family, nothing, {("v", (0, 0, 1)): 1}) == {(family.__name__, (0, 0, 1))}
 
 
-def test_kept_weights_of_inputs():
+def test_kept_weights_of_inputs(broken):
     """(5): worker 1 holds neuron 1's three weights and has room for two; the least, 5, is dropped."""
     problem = LayerProblem(**COSTS, kept_weight_capacity=[-1, 2])
     sent = Assignment(APART, sent=ALL)
@@ -111,7 +105,7 @@ def test_kept_weights_of_inputs():
     assert broken(problem, limits.kept_rows, sent, {elsewhere: 1}) == {("dropped_only_if_at_hand", (0, 1, 1))}
 
 
-def test_kept_weights_of_partials():
+def test_kept_weights_of_partials(broken):
     """(5): in partials a weight sits with its input, so worker 1 holds (1, 1), (1, 2), and (0, 1) if it is summed."""
     problem = LayerProblem(**COSTS, **PARTIALS, kept_weight_capacity=[-1, 2])
     summed = Assignment(APART, partial=[[False, True], [False, False]])
@@ -129,7 +123,7 @@ def test_kept_weights_of_partials():
 ORDERED = {"communication": "per_weight", "error_budget": 99, "kept_weight_capacity": [-1, 1]}
 
 
-def test_the_most_valuable_are_kept():
+def test_the_most_valuable_are_kept(broken):
     """(5a), (5b): the order of value decides what is dropped, and only a full worker drops."""
     problem = LayerProblem(**COSTS, **ORDERED)
     weights = [(1, 1, 1), (0, 1, 1), (1, 2, 1), (0, 0, 1)]
@@ -173,7 +167,7 @@ def test_order_is_only_kept_where_it_matters():
         (PARTIALS, Assignment([1, 1], partial=np.zeros((2, 2), dtype=bool)), 1 + 9 + 5),
     ],
 )
-def test_lost_weights(changes, assignment, lost):
+def test_lost_weights(changes, assignment, lost, broken):
     """(6): what is lost, by place, for want of a message, and for want of room; one less is too little."""
     enough = LayerProblem(**COSTS, **changes, error_budget=lost)
     assert evaluate(enough, assignment).pruned_cost == lost
@@ -182,7 +176,7 @@ def test_lost_weights(changes, assignment, lost):
     assert broken(too_little, limits.error_row, assignment) == {("error_row", None)}
 
 
-def test_an_input_that_serves_no_one_is_not_used():
+def test_an_input_that_serves_no_one_is_not_used(broken):
     """Losing what is at hand saves its send in per_weight under the objective traffic: (2a) and (2b) forbid it."""
     problem = LayerProblem(**COSTS, communication="per_weight", objective="traffic", error_budget=99)
     sent, family = Assignment(APART, sent=ALL), textbook.lost_only_if_not_at_hand

@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import numpy as np
 import pyomo.environ as pyo
 import pytest
 
@@ -54,20 +53,10 @@ def bare_model(family, formulation=STRENGTHENED, problem=PROBLEM):
     return model
 
 
-def broken(family, values, formulation=STRENGTHENED):
-    """(name, index) of the rows of `family` that the values break; the family must have rows."""
-    model = bare_model(family, formulation)
-    for variable in model.component_data_objects(pyo.Var):
-        variable.set_value(values[variable.parent_component().name, variable.index()], skip_validation=True)
-    rows = list(model.component_data_objects(pyo.Constraint))
-    assert rows
-    bad = set()
-    for row in rows:
-        lower = -np.inf if row.lower is None else pyo.value(row.lower)
-        upper = np.inf if row.upper is None else pyo.value(row.upper)
-        if not lower - 1e-9 <= pyo.value(row.body) <= upper + 1e-9:
-            bad.add((row.parent_component().name, row.index()))
-    return bad
+@pytest.fixture(scope="module")
+def broken(broken_rows):
+    """(name, index) of the rows of a family that values break."""
+    return lambda family, values, formulation=STRENGTHENED: broken_rows(bare_model(family, formulation), values)
 
 
 FAMILIES = [
@@ -86,7 +75,7 @@ FAMILIES = [
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.__name__)
 @pytest.mark.parametrize("worker", [(0, 1, 1), (1, 0, 1), (0, 1, 0), (1, 0, 0)])
 @pytest.mark.parametrize("sent", [(), REMOTE[:1], REMOTE[1:], REMOTE])
-def test_what_is_consistent_breaks_nothing(family, worker, sent):
+def test_what_is_consistent_breaks_nothing(family, worker, sent, broken):
     """Every placement that fits, with any sends, keeps every row family."""
     assert broken(family, state(worker, sent)) == set()
 
@@ -116,7 +105,7 @@ def test_objective_counts_the_terms():
     assert model.objective.sense == pyo.minimize
 
 
-def test_one_worker():
+def test_one_worker(broken):
     """(1): no worker, or two, break the row of that neuron alone."""
     values = state((0, 1, 1))
     assert broken(textbook.one_worker, values | {("x", (0, 1)): 1}) == {("one_worker", 0)}
@@ -125,7 +114,7 @@ def test_one_worker():
     assert broken(textbook.one_worker, values | {("x", (0, 0)): 0.5, ("x", (0, 1)): 0.5}) == set()
 
 
-def test_load_rows():
+def test_load_rows(broken):
     """(3): both ends of a worker's own range."""
     # Worker 0 holds 2 + 3 = 5 > 4; worker 1 holds 1, which its own minimum of 0 allows.
     assert broken(textbook.load_rows, state((0, 0, 1)), TEXTBOOK) == {("load_rows", (0, ONLY))}
@@ -134,13 +123,13 @@ def test_load_rows():
     assert broken(textbook.load_rows, state((1, 1, 0)), TEXTBOOK) == both
 
 
-def test_textbook_families_need_only_its_variables():
+def test_textbook_families_need_only_its_variables(broken):
     """The textbook's rows can be built on the textbook's variables."""
     for family in (textbook.one_worker, textbook.load_rows, textbook.lost_unless_sent):
         assert broken(family, state((0, 1, 1)), TEXTBOOK) == set()
 
 
-def test_lost_unless_sent():
+def test_lost_unless_sent(broken):
     """(2): a neuron on p without its input must say so; saying so without need is another row's business."""
     unsent = state((1, 0, 1))
     assert broken(textbook.lost_unless_sent, unsent | {("y", (0, 0, 1)): 0}) == {("lost_unless_sent", (0, 0, 1))}
@@ -150,7 +139,7 @@ def test_lost_unless_sent():
     assert broken(textbook.lost_unless_sent, unsent | {("y", (2, 1, 0)): 1}) == set()
 
 
-def test_held_rows():
+def test_held_rows(broken):
     """held is the load on the worker, no more and no less."""
     values = state((0, 1, 1))
     assert broken(strengthened.held_rows, values | {("held", (0, ONLY)): 3}) == {("held_rows", (0, ONLY))}
@@ -159,19 +148,19 @@ def test_held_rows():
     assert broken(strengthened.held_rows, values | {("x", (2, 1)): 0}) == {("held_rows", (1, ONLY))}
 
 
-def test_lost_only_if_placed():
+def test_lost_only_if_placed(broken):
     """(2a): a neuron elsewhere loses nothing here."""
     values = state((0, 1, 1))
     assert broken(textbook.lost_only_if_placed, values | {("y", (0, 0, 1)): 1}) == {("lost_only_if_placed", (0, 0, 1))}
 
 
-def test_lost_only_if_unsent():
+def test_lost_only_if_unsent(broken):
     """(2b): nothing is lost of an input that is sent."""
     values = state((1, 0, 1), [(0, 1)])
     assert broken(textbook.lost_only_if_unsent, values | {("y", (0, 0, 1)): 1}) == {("lost_only_if_unsent", (0, 0, 1))}
 
 
-def test_rest_rows():
+def test_rest_rows(broken):
     """(2), (2a), (2b) summed over those that gain nothing: at most what is placed, none if sent, all if not."""
     # Neuron 2, of load 1, on worker 1, does not need input 0.
     unsent, sent = state((1, 0, 1)), state((1, 0, 1), [(0, 1)])
@@ -203,7 +192,7 @@ def test_rest_rows_know_the_capacity():
         assert pyo.value(row[0, 1, ONLY].body) == pytest.approx(pyo.value(row[0, 1, ONLY].upper))
 
 
-def test_load_times_unsent():
+def test_load_times_unsent(broken):
     """(3a): what misses the input weighs lo..hi where it is not sent, and nothing where it is."""
     unsent, sent = state((1, 0, 1)), state((1, 0, 1), [(0, 1)])
     nothing = {("y", (0, 0, 1)): 0, ("y", (1, 0, 1)): 0, ("y_rest", (0, 1, ONLY)): 0}
@@ -219,7 +208,7 @@ def test_load_times_unsent():
     assert broken(strengthened.load_times_unsent, half | {("y", (1, 0, 1)): 0.75}) == {most}
 
 
-def test_load_times_sent():
+def test_load_times_sent(broken):
     """(3b): what has the input weighs lo..hi where it is sent, and nothing where it is not."""
     unsent, sent = state((1, 0, 1)), state((1, 0, 1), [(0, 1)])
     least, most = ("load_sent_at_least", (0, 1, ONLY)), ("load_sent_at_most", (0, 1, ONLY))
