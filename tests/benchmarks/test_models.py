@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -50,16 +50,13 @@ def labels_in_a_list():
 
 
 @pytest.fixture
-def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def mine(tmp_path: Path, user_module: Callable[[str, str], None]) -> Path:
     """A folder with a user's modules, from which they can be imported."""
-    (tmp_path / "mine.py").write_text(_MODULE)
-    (tmp_path / "misspelt.py").write_text("x = 1\ndef make(:\n")
-    (tmp_path / "imports_misspelt.py").write_text("import misspelt\n")
-    (tmp_path / "incomplete.py").write_text("import os\nimport not_installed_at_all\n")
-    (tmp_path / "divides.py").write_text("x = 1\ny = x / 0\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    for name in ("mine", "misspelt", "imports_misspelt", "incomplete", "divides"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
+    user_module("mine", _MODULE)
+    user_module("misspelt", "x = 1\ndef make(:\n")
+    user_module("imports_misspelt", "import misspelt\n")
+    user_module("incomplete", "import os\nimport not_installed_at_all\n")
+    user_module("divides", "x = 1\ny = x / 0\n")
     return tmp_path
 
 
@@ -77,15 +74,13 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ],
 )
 def test_errors_in_the_users_code_are_one_line(
-    model: str, said: str, where: str, mine: Path, capsys: pytest.CaptureFixture[str]
+    model: str, said: str, where: str, mine: Path, refused: Callable[[], str]
 ) -> None:
     """An exception while the module is imported or the factory runs is named with its message, file and line."""
     assert compare.main(["--model", model]) == 2
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert err.startswith(f"error: model {model!r}: {said}")
-    assert err.endswith(f"at {mine}/{where}\n")
-    assert err.count("\n") == 1
+    line = refused()
+    assert line.startswith(f"model {model!r}: {said}")
+    assert line.endswith(f"at {mine}/{where}")
 
 
 @pytest.mark.parametrize(
@@ -120,11 +115,8 @@ def test_interrupt_in_the_users_code_passes(mine: Path, capsys: pytest.CaptureFi
     ],
 )
 def test_data_that_do_not_fit_are_refused_before_the_work(
-    model: str, said: str, mine: Path, capsys: pytest.CaptureFixture[str]
+    model: str, said: str, mine: Path, refused: Callable[[], str]
 ) -> None:
     """The held-back split is only used at the end; that it fits is found out at the start."""
     assert compare.main(["--model", f"mine:{model}", "--workers", "2"]) == 2
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert err.count("\n") == 1
-    assert said in err
+    assert said in refused()
