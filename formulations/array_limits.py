@@ -147,3 +147,5 @@ def _at_most(layout: Layout, name: str, keys: IntArray, entries: Sequence[Entrie
 
 
 ROWS = (ingress_rows, egress_rows, link_rows, kept_rows, full_rows, error_row, traffic_row)
+#: Rows Σ c·v ≤ b over variables of 0 and 1 in which c, bytes or losses in integers, may be of any size.
+SUMS = ("ingress_rows", "egress_rows", "link_rows", "error_row", "traffic_row")

@@ -116,6 +116,24 @@ class MilpData:
         dear = self.cost > room
         return replace(self, cost=np.where(dear, 0.0, self.cost), col_upper=np.where(dear, 0.0, self.col_upper))
 
+    def coarser(self, families: Sequence[str], most: float) -> MilpData:
+        """The same with rows Σ c·v ≤ b of these families relaxed, where c, in integers, adds up to more than `most`.
+
+        c and b are divided by a power of two and rounded down. Whole v ≥ 0 that keep a row still do, for
+        Σ ⌊c/d⌋·v is whole and at most b/d; some that break it by up to d for every v > 0 do now, too.
+        """
+        rows = np.concatenate([self.row_names.of_family(family)[1] for family in families])
+        totals = np.asarray(abs(self.matrix[rows]).sum(axis=1)).ravel()
+        unit = np.ones(self.num_rows)
+        unit[rows] = np.exp2(np.ceil(np.log2(np.maximum(1.0, totals / most))))
+        if np.all(unit == 1):
+            return self
+        matrix, per_entry = self.matrix.copy(), np.repeat(unit, np.diff(self.matrix.indptr))
+        matrix.data = np.where(per_entry > 1, np.floor(matrix.data / per_entry), matrix.data)
+        matrix.eliminate_zeros()
+        upper = np.where(unit > 1, np.floor(self.row_upper / unit), self.row_upper)
+        return replace(self, matrix=matrix, row_upper=upper)
+
     def dual_objective(self, row_dual: FloatArray) -> float:
         """The Lagrangian bound of any row multipliers: valid whatever solver they came from.
 

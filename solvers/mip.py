@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from formulations.array_limits import SUMS
 from formulations.assignment import Assignment
 from formulations.constraints import Constraint
 from formulations.errors import InexpressibleError
@@ -40,6 +41,10 @@ from solvers.placement import explain_infeasible
 
 #: Loads, bytes and losses are integers, so rounding a solution may change their sums by less than this.
 _WORST_ROUNDING = 0.5
+#: Integers up to this are exact in float64.
+_LARGEST_EXACT = 2.0**53
+#: What the rows `SUMS` stand for.
+_SUMMED = BYTE_RULES | {"error_budget"}
 
 
 @dataclass(frozen=True)
@@ -58,13 +63,22 @@ class MipSolver:
     starter: Solver | None = None
 
     def why_not(self, problem: LayerProblem, constraints: Sequence[Constraint] = ()) -> str | None:
-        for what, total in _largest_sums(problem).items():
-            if total * self.backend.integrality >= _WORST_ROUNDING:
+        loads = int((problem.load.sum(axis=0) // load_units(problem)).max(initial=0))
+        for what, total, most in (
+            ("the neurons' loads", loads, self.largest_sum),
+            ("bytes or losses", _largest_sum(problem), _LARGEST_EXACT if self.backend.integrality else math.inf),
+        ):
+            if total >= most:
                 return (
-                    f"{what} add up to {total} of their common unit, and {self.backend.name} is exact to "
-                    f"{_WORST_ROUNDING / self.backend.integrality:.3g} only; use cp-sat, or a coarser unit"
+                    f"{what} add up to {total} of their common unit, and {self.backend.name} is exact to {most:.3g} "
+                    "only; use cp-sat, or a coarser unit"
                 )
         return None
+
+    @property
+    def largest_sum(self) -> float:
+        """Whole numbers that add up to less are told apart, every column being off by the backend's integrality."""
+        return _WORST_ROUNDING / self.backend.integrality if self.backend.integrality else math.inf
 
     def solve(
         self,
@@ -76,7 +90,7 @@ class MipSolver:
         """See `Solver.solve`.
 
         Raises:
-            UnsupportedError: the backend cannot count the problem's loads, bytes or losses exactly.
+            UnsupportedError: the backend cannot count the problem's loads exactly, or the model not in float64.
             MissingPackageError: the backend's package is absent or unusable.
             ContradictionError: the backend's claims contradict the evaluation or a known solution.
         """
@@ -99,16 +113,16 @@ class MipSolver:
         return run.result(answer.limit)
 
 
-def _largest_sums(problem: LayerProblem) -> dict[str, int]:
-    """What the rows add up in integers, and the most it can come to in its common unit."""
-    sums = {"the neurons' loads": int((problem.load.sum(axis=0) // load_units(problem)).max(initial=0))}
+def _largest_sum(problem: LayerProblem) -> int:
+    """The most that rows on messages or losses add up to in integers, in their common unit."""
+    sums = [0]
     if BYTE_RULES.intersection(problem.message_rules):
         size = problem.partial_bytes if problem.communication == "partials" else problem.input_bytes
-        sums["the messages' bytes"] = int(size.sum()) * problem.num_workers // max(1, int(np.gcd.reduce(size)))
+        sums.append(int(size.sum()) * problem.num_workers // max(1, int(np.gcd.reduce(size))))
     if problem.error_budget is not None:
         loss = problem.prune_cost
-        sums["the losses under the error budget"] = int(loss.sum()) // max(1, int(np.gcd.reduce(loss, axis=None)))
-    return sums
+        sums.append(int(loss.sum()) // max(1, int(np.gcd.reduce(loss, axis=None))))
+    return max(sums)
 
 
 class _Run:
@@ -128,6 +142,7 @@ class _Run:
         self._modelled = problem
         self._dual_bound = -math.inf
         self._offset = 0
+        self._relaxed = False
         self._trajectory = Trajectory(self.watch, report)
 
     def begin(self) -> tuple[str, ...]:
@@ -136,7 +151,7 @@ class _Run:
         if np.any(lo > hi):
             return explain_infeasible(self._problem, self.watch.limits_left())
         starter = self._solver.starter
-        if starter is None or starter.why_not(self._problem, self._constraints):
+        if starter is None or self._constraints or starter.why_not(self._problem):
             return ()
         start = starter.solve(self._problem, limits=self.watch.limits_left(share=0.2))
         if start.termination is Termination.INFEASIBLE:
@@ -173,6 +188,8 @@ class _Run:
                 f"model, {self.watch.remaining:.1f} s were left; give more time",
             )
         self._offset = data.offset
+        data, exact = data.coarser(SUMS, self._solver.largest_sum), data
+        self._relaxed = data is not exact
         return data if self.best is None else data.without_dear(self.best.objective - data.offset)
 
     def _before(self, step: str) -> None:
@@ -181,8 +198,9 @@ class _Run:
         self.note(-math.inf, step)
 
     def heard(self, objective: float, dual_bound: float) -> None:
-        """The backend's progress, which is its claim alone."""
-        self.note(dual_bound + self._offset, self._solver.backend.name, objective + self._offset)
+        """The backend's progress, which is its claim alone; of a relaxed model it is none on what can be reached."""
+        primal = math.inf if self._relaxed else objective + self._offset
+        self.note(dual_bound + self._offset, self._solver.backend.name, primal)
 
     @property
     def _primal(self) -> float:
@@ -202,8 +220,8 @@ class _Run:
             assert self.best is not None  # solve() has dealt with the other case
             raise ContradictionError(f"{where}: called infeasible, but an assignment costs {self.best.objective}")
         # An objective is an integer, so claims are compared, and a bound rounded up, after what they may be off.
-        if answer.values is not None:
-            found = self._decoded(answer, data, where)
+        found = None if answer.values is None else self._decoded(answer, data, where)
+        if found is not None:
             # Too high is no lie: a solution found on the way need not have its messages at their best.
             if found.objective - data.offset - answer.objective > answer.resolution:
                 raise ContradictionError(
@@ -224,8 +242,11 @@ class _Run:
                 )
             self._dual_bound = bound
 
-    def _decoded(self, answer: MilpResult, data: MilpData, where: str) -> Evaluation:
-        """The answer's placement, with its messages where they do not follow from it, else the best ones; evaluated."""
+    def _decoded(self, answer: MilpResult, data: MilpData, where: str) -> Evaluation | None:
+        """The answer's placement, with its messages where they do not follow from it, else the best ones; evaluated.
+
+        None where it breaks a rule that was relaxed.
+        """
         assert answer.values is not None
         try:
             assignment = self._solver.formulation.decode(self._modelled, data, answer.values)
@@ -235,6 +256,8 @@ class _Run:
             assignment = Assignment(assignment.worker)
         found = evaluate(self._problem, assignment, self._constraints)
         if not found.feasible:
+            if self._relaxed and all(violation.rule in _SUMMED for violation in found.violations):
+                return None
             broken = "; ".join(str(violation) for violation in found.violations)
             raise ContradictionError(f"{where}: claims a feasible solution, but {broken}")
         return found
@@ -242,6 +265,7 @@ class _Run:
     def result(self, limit: Limit | None, messages: Sequence[str] = ()) -> SolveResult:
         """Everything known now, as the answer; `limit` None = the backend ran to its end."""
         messages = tuple(messages)
+        name = self._solver.backend.name
         if self.best is None:
             termination = Termination.NO_SOLUTION_FOUND
         elif self._dual_bound == self._primal and limit is not Limit.INTERRUPT:
@@ -250,8 +274,9 @@ class _Run:
             termination = Termination.FEASIBLE
             if limit is None:
                 limit = Limit.GAP
-                name = self._solver.backend.name
                 messages += (f"{name} ran to its end; the gap left is what its bound may be off in floating point",)
+        if self._relaxed and termination is not Termination.OPTIMAL:
+            messages += (f"bytes or losses are beyond what {name} tells apart: rounded, they bound it; use cp-sat",)
         return SolveResult(
             solver=self._solver.name,
             problem_name=self._problem.name,

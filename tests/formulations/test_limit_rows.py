@@ -222,3 +222,31 @@ def any_assignment(rng, problem):
         partial[np.arange(problem.num_neurons), worker] = False
         return Assignment(worker, partial=partial)
     return Assignment(worker, sent=problem.remote & (rng.random(problem.remote.shape) < 0.5))
+
+
+@pytest.mark.parametrize("most", [10, 100, 1000])
+def test_coarser_rows_forbid_no_more(most):
+    """Whatever keeps a row keeps it in units so coarse that they sum to `most`; what breaks it by far does not."""
+    num_kept = num_broken = 0
+    for number in range(50):
+        rng = np.random.default_rng([31, number])
+        sizes = rng.integers(0, 5000, 8)
+        problem = LayerProblem(
+            np.full((1, 8), 9), np.zeros(8, int), np.tile([0, 1], (8, 1)), input_bytes=sizes, capacity=[[1], [1]],
+            traffic_budget=int(rng.integers(0, sizes.sum())),
+        )  # fmt: skip
+        data = TEXTBOOK.compile(problem)
+        coarse = data.coarser(["traffic_row"], most)
+        (row,) = data.row_names.of_family("traffic_row")[1]
+        sent, where = rng.random((40, 8)) < 0.5, data.column_names.of_family("u")[1]
+        values = np.zeros((40, data.num_columns))
+        values[:, where] = sent
+        fits, coarsely = ((values @ one.matrix[row].T).ravel() <= one.row_upper[row] for one in (data, coarse))
+        np.testing.assert_array_equal(fits, sent @ sizes <= problem.traffic_budget)
+        assert np.all(coarsely >= fits)
+        assert abs(coarse.matrix[row]).sum() <= most
+        assert not np.any(coarsely & (sent @ sizes > problem.traffic_budget + 9 * 2 * sizes.sum() / most))
+        others = np.arange(data.num_rows) != row
+        assert (coarse.matrix[others] != data.matrix[others]).nnz == 0
+        num_kept, num_broken = num_kept + fits.sum(), num_broken + (~coarsely).sum()
+    assert min(num_kept, num_broken) > 300

@@ -1,5 +1,7 @@
 """Numbers that float64 or a tolerance cannot tell apart: what counts, what is refused, and no bound too high."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -96,6 +98,66 @@ def test_byte_sized_loads_are_counted_exactly(bits, all_answers, enumerate_place
             else:
                 assert result.evaluation is not None, context
                 assert not is_mip(name) or result.primal_bound == truth.optimum, context
+
+
+IN_FLOATING_POINT = ("highs", "highs-textbook", "scip", "scip-textbook")
+
+
+@pytest.mark.parametrize("start", [False, True])
+def test_budgets_beyond_tolerances(start, draw_limited_problem, exact_answers):
+    """Losses of 2^50 under an error budget: bounds hold, no answer breaks it, and most are proved all the same."""
+    num_checked = num_proved = number = 0
+    while num_checked < 20:
+        number += 1
+        rng = np.random.default_rng([102, number])
+        problem = draw_limited_problem(rng, floats=True, sizes={**SMALL, "num_neurons": 4, "num_inputs": 3})
+        truth = registry.get("brute-force").solve(problem)
+        if problem.error_budget is None or truth.evaluation is None or problem.prune_cost.sum() < 2**40:
+            continue
+        known = registry.get("local-search").solve(problem) if start else None
+        results = exact_answers(problem, start=known)
+        assert len(results) == 6, list(results)
+        for name, result in results.items():
+            context = f"number {number}: {result}; truth {truth}"
+            assert result.dual_bound <= truth.primal_bound <= result.primal_bound, context
+            num_proved += name in IN_FLOATING_POINT and result.primal_bound == truth.primal_bound
+            # CP-SAT counts what the others round.
+            assert name in IN_FLOATING_POINT or result.termination is Termination.OPTIMAL, context
+        num_checked += 1
+    assert num_proved >= 0.9 * num_checked * len(IN_FLOATING_POINT)
+
+
+#: Nobody pays 50 to change places, so both neurons need the other's input, whose sends cost 4 and 3. Both losses,
+#: and both inputs' bytes, are 2^41 + 1 together.
+APART = {"input_worker": [0, 1], "send_cost": [[0, 4], [3, 0]], "place_cost": [[0, 50], [50, 0]]}
+ONE_TOO_MANY = [
+    ({"prune_cost": [[0, 2**40 + 1], [2**40, 0]], "objective": "traffic", "error_budget": 2**41}, 3),
+    ({"prune_cost": [[0, 9], [8, 0]], "input_bytes": [2**40 + 1, 2**40], "traffic_budget": 2**41}, 3 + 8),
+]
+
+
+@pytest.mark.parametrize("name", IN_FLOATING_POINT)
+@pytest.mark.parametrize(("rules", "optimum"), ONE_TOO_MANY, ids=["losses", "bytes"])
+def test_an_answer_that_breaks_what_was_rounded_is_no_answer(name, rules, optimum):
+    """By 1 in 2^41: the bound is below the optimum, the answer is the start's or none, and why is said."""
+    problem, solver = LayerProblem(**APART, **rules), registry.get(name)
+    assert registry.get("brute-force").solve(problem).primal_bound == optimum
+    assert registry.get("cp-sat").solve(problem).dual_bound == optimum
+    alone = dataclasses.replace(solver, starter=None).solve(problem)
+    assert (alone.termination, alone.evaluation) == (Termination.NO_SOLUTION_FOUND, None)
+    started = solver.solve(problem)
+    assert (started.termination, started.limit, started.primal_bound) == (Termination.FEASIBLE, Limit.GAP, optimum)
+    for result in (alone, started):
+        assert result.dual_bound < optimum
+        assert "use cp-sat" in " ".join(result.messages)
+        assert all(step.primal_bound >= optimum for step in result.trajectory)
+
+
+def test_what_float64_does_not_hold_is_refused():
+    """Losses beyond 2^53, which no backend in floating point and no CP-SAT is given."""
+    problem = LayerProblem([[2**54 + 1, 2**54]], [0, 0], [[0], [0]], error_budget=0)
+    for name in IN_FLOATING_POINT:
+        assert "add up to" in registry.get(name).why_not(problem)
 
 
 @pytest.mark.parametrize("options", [{"factor": 2**30}, {"floats": True}], ids=["big", "float"])
