@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmarks.command import Parser, exit_status, say_interrupted
-from benchmarks.comparison import Comparison, compare_model, compare_problems
+from benchmarks.comparison import Comparison, compare_problems
 from benchmarks.constraints import load_factories
 from benchmarks.output import STANDARD_OUTPUT, check_file, console, make_folder, write_json
 from benchmarks.rows import as_json, best_of, contradictions
@@ -157,6 +157,8 @@ def _run(argv: Sequence[str] | None) -> int:
             if problems:
                 compare_problems(comparison, problems)
             else:
+                from benchmarks.model_comparison import compare_model
+
                 compare_model(comparison, arguments.model, cluster, arguments.price)
         except (InputError, KeyboardInterrupt) as stop:
             if not comparison.rows:

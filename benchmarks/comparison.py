@@ -1,4 +1,4 @@
-"""Every method on every problem, each solved once, and every method's own network.
+"""Every method on every problem, each solved once.
 
 What Ctrl-C leaves unfinished is left out; what was found by then stays.
 """
@@ -6,7 +6,6 @@ What Ctrl-C leaves unfinished is left out; what was found by then stays.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.constraints import constraints_of, rehearse
+from benchmarks.output import output_name
 from benchmarks.rows import ERROR, UNSUPPORTED, ModelRow, Row, bare_row, row_of
 from formulations.assignment import Assignment
-from formulations.cluster import Cluster
 from formulations.constraints import Constraint
 from formulations.errors import InputError
 from formulations.problem import LayerProblem
@@ -33,14 +32,10 @@ from solvers.base import (
 from solvers.registry import get
 
 if TYPE_CHECKING:
-    from adapters.partition import Partitioner
-    from benchmarks.models.base import BenchmarkModel
     from benchmarks.user_code import UserFunction
 
 #: A method cannot answer a problem, which says nothing against either.
-_REFUSALS = (UnsupportedError, MissingPackageError)
-#: Bytes of a problem's name in file names, which have 255: a method and an ending follow.
-_LONGEST_NAME = 200
+REFUSALS = (UnsupportedError, MissingPackageError)
 
 
 @dataclass
@@ -187,7 +182,7 @@ class Comparison:
         try:
             result = self.answer(problem, method)
             return row_of(problem, result, constraints), result
-        except _REFUSALS as error:
+        except REFUSALS as error:
             termination, reason = UNSUPPORTED, str(error)
         except SolverError as error:
             termination, reason = ERROR, str(error)
@@ -213,116 +208,12 @@ def _naming(problem: LayerProblem) -> Iterator[None]:
     where = f"problem {problem.name!r}"
     try:
         yield
-    except _REFUSALS:
+    except REFUSALS:
         raise
     except InputError as error:
         if where in str(error):
             raise
         raise InputError(f"{where}: {error}") from error
-
-
-def compare_model(comparison: Comparison, name: str, cluster: Cluster, price: float | None) -> None:
-    """Layer rows on shared problems, then a whole-network row for each method by itself.
-
-    Raises:
-        InputError: a model that cannot be used, or layers whose files would share a path.
-    """
-    from adapters.partition import DEFAULT_PRICES, Partitioner
-    from adapters.plan import PlanError
-    from benchmarks.models.base import load_model
-
-    comparison.show(f"model {name}")
-    bench = load_model(name)
-    prices = DEFAULT_PRICES if price is None else replace(DEFAULT_PRICES, per_byte=price)
-    comparison.show(f"model {name}: calibration")
-    partitioner = Partitioner(bench.model, bench.calibration, cluster, prices)
-    comparison.check_names([layer.name for layer in partitioner.layers])
-    bench.check()
-    if comparison.factories:
-        _rehearse(comparison, partitioner)
-
-    class _NoAnswerError(Exception):
-        pass
-
-    def best(problem: LayerProblem) -> SolveResult:
-        result = comparison.compare(problem)
-        if result is None or comparison.interrupted:
-            raise _NoAnswerError
-        return result
-
-    try:
-        # Every method meets the same problem: the inputs live where the best placement so far put them.
-        list(partitioner.problems(best))
-    except _NoAnswerError:
-        return
-    except PlanError as error:
-        comparison.failures.append(str(error))
-        return
-    for method in comparison.methods:
-        if comparison.interrupted:
-            return
-        try:
-            comparison.models.append(_model_row(comparison, bench, partitioner, method))
-        except _REFUSALS as error:
-            if method not in comparison.guests:
-                comparison.notes.append(f"{method} has no whole-network row: {error}")
-        except (PlanError, SolverError) as error:
-            comparison.failures.append(f"{method}: {error}")
-    if not comparison.models and not comparison.failures:
-        comparison.failures.append(f"model {name!r}: no method can take all of its layers; the notes say why")
-
-
-def _rehearse(comparison: Comparison, partitioner: Partitioner) -> None:
-    """Rehearse every layer, with a first guess of where its inputs will live.
-
-    Raises:
-        InputError: as `Comparison.rehearse`.
-    """
-    from adapters.plan import PlanError
-    from solvers.contiguous import Contiguous
-
-    def first_guess(problem: LayerProblem) -> SolveResult:
-        comparison.rehearse(problem)
-        result = Contiguous().solve(problem, limits=comparison.limits)
-        if result.limit is Limit.INTERRUPT:
-            raise KeyboardInterrupt
-        return result
-
-    # What keeps the guess from being made is for the rows to say.
-    with contextlib.suppress(PlanError, SolverError, *_REFUSALS):
-        list(partitioner.problems(first_guess))
-
-
-def _model_row(comparison: Comparison, bench: BenchmarkModel, partitioner: Partitioner, method: str) -> ModelRow:
-    """The whole network as the method places it from layer to layer.
-
-    Raises:
-        UnsupportedError, MissingPackageError, SolverError: as `Comparison.answer`, on one of the layers.
-        PlanError: the method finds no assignment for a layer.
-    """
-    from adapters.apply import apply_plan
-
-    def solve_layer(problem: LayerProblem) -> SolveResult:
-        result = comparison.answer(problem, method)
-        comparison.interrupted |= result.limit is Limit.INTERRUPT
-        return result
-
-    plan = partitioner.plan(solve_layer)
-    logits = bench.logits(apply_plan(bench.model, plan))
-    unadjusted = bench.logits(apply_plan(bench.model, plan, adjusted=False))
-    return ModelRow(
-        model=bench.name,
-        method=method,
-        accuracy=bench.accuracy(logits),
-        accuracy_unadjusted=bench.accuracy(unadjusted),
-        accuracy_original=bench.accuracy(bench.logits(bench.model)),
-        output_error=bench.output_error(logits),
-        output_error_unadjusted=bench.output_error(unadjusted),
-        bytes_sent=plan.bytes_sent,
-        bytes_direct=plan.bytes_direct,
-        objective=plan.objective,
-        scale=plan.layers[0].problem.scale,
-    )
 
 
 def compare_problems(comparison: Comparison, problems: Sequence[LayerProblem]) -> None:
@@ -344,17 +235,3 @@ def progress_text(problem: LayerProblem, step: Progress) -> str:
         return "-" if value in (float("inf"), float("-inf")) else f"{value / problem.scale:.6g}"
 
     return f"objective {cost(step.primal_bound)}, lower bound {cost(step.dual_bound)}, {step.message}"
-
-
-def output_name(name: str, method: str = "") -> str:
-    """The file of a problem, or of a method's assignment for it."""
-    return f"{file_name(name)}.{method}.npz" if method else f"{file_name(name)}.npz"
-
-
-def file_name(name: str) -> str:
-    """A problem's name as a file name: names are data, must not lead out of the folder, and may be long."""
-    safe = "".join(c if c.isalnum() or c in "._-" else "_" for c in name).lstrip(".") or "layer"
-    if len(safe.encode()) <= _LONGEST_NAME:
-        return safe
-    short = safe.encode()[: _LONGEST_NAME - 9].decode(errors="ignore")
-    return f"{short}-{hashlib.sha256(name.encode(errors='surrogatepass')).hexdigest()[:8]}"

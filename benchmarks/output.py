@@ -1,7 +1,8 @@
-"""Where results go: the console, and JSON files that say where they were made."""
+"""Where results go: the console, JSON files that say where they were made, and files named after problems."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import sys
@@ -10,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks import environment
+from formulations import environment
 from formulations.errors import InputError
 from formulations.files import write_file, written_in_place
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 STANDARD_OUTPUT = "-"
 #: Of tables that are not printed on a terminal, in characters: room for the widest.
 _WIDTH = 160
+#: Bytes of a problem's name in file names, which have 255: a method and an ending follow.
+_LONGEST_NAME = 200
 
 
 def console() -> Console:
@@ -74,3 +77,17 @@ def make_folder(folder: Path) -> None:
             pass
     except OSError as error:
         raise InputError(f"{folder}: cannot be written ({error.strerror}); choose a folder you may write to") from None
+
+
+def output_name(name: str, method: str = "") -> str:
+    """The file of a problem, or of a method's assignment for it."""
+    return f"{file_name(name)}.{method}.npz" if method else f"{file_name(name)}.npz"
+
+
+def file_name(name: str) -> str:
+    """A problem's name as a file name: names are data, must not lead out of the folder, and may be long."""
+    safe = "".join(c if c.isalnum() or c in "._-" else "_" for c in name).lstrip(".") or "layer"
+    if len(safe.encode()) <= _LONGEST_NAME:
+        return safe
+    short = safe.encode()[: _LONGEST_NAME - 9].decode(errors="ignore")
+    return f"{short}-{hashlib.sha256(name.encode(errors='surrogatepass')).hexdigest()[:8]}"

@@ -223,6 +223,31 @@ def test_a_method_that_refuses_a_layer_has_no_whole_network_row(
     assert note in capsys.readouterr().out.splitlines()
 
 
+class _OutOfTime:
+    """A guest that joins, and finds nothing in time."""
+
+    name = "mt-kahypar"
+
+    def why_not(self, problem: LayerProblem, constraints: object) -> None:
+        """Takes everything."""
+
+    def solve(self, problem: LayerProblem, **_: object) -> SolveResult:
+        """No assignment."""
+        return SolveResult(
+            self.name, problem.name, None, -math.inf, None, Termination.NO_SOLUTION_FOUND, 0.1, limit=Limit.TIME
+        )
+
+
+def test_a_guest_that_finds_nothing_fails_no_run(
+    compared: Callable[..., Any], tiny_model: list[str], replace_solver: Callable[..., None]
+) -> None:
+    """Nobody asked for it: a note in place of its whole-network row, and exit status 0; asked for, it is 1."""
+    replace_solver("mt-kahypar", _OutOfTime())
+    status, content = compared(*tiny_model, "--solver", "contiguous")
+    assert (status, content["notes"]) == (0, ["mt-kahypar: layer '0': NO_SOLUTION_FOUND: "])
+    assert compared(*tiny_model, "--solver", "mt-kahypar")[0] == 1
+
+
 def test_a_model_that_no_method_can_take_is_a_failure(
     compared: Callable[..., Any],
     tiny_model: list[str],

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import compare
-from benchmarks.comparison import file_name
+from benchmarks.output import file_name
 from formulations import Assignment, InputError, LayerProblem
 
 METHODS = (*compare.BASELINES, "brute-force")
