@@ -89,7 +89,9 @@ class Partitioner:
             result = answer(problem)
             yield problem, result
             if result.assignment is None:
-                raise PlanError(f"layer {layer.name!r}: {result.termination.value}: {'; '.join(result.messages)}")
+                limit = f" ({result.limit.value})" if result.limit else ""
+                reasons = "; ".join(result.messages) or "no assignment; give more time"
+                raise PlanError(f"layer {layer.name!r}: {result.termination.value}{limit}: {reasons}")
             owner = result.assignment.worker
             memory = memory_after(memory, layer, owner)
 

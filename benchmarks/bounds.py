@@ -94,7 +94,7 @@ def _proofs(arguments: argparse.Namespace) -> Iterator[Proof]:
     solvers = arguments.solver or ["portfolio"]
     for solver in solvers:
         require(solver)
-    check_file("--json", arguments.json)
+    check_file("--json", arguments.json, arguments.files)
     for problem in read_problems(arguments.files, _DEFAULT):
         for solver in solvers:
             print(f"{problem.name}: {solver}", file=sys.stderr)

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,15 +52,17 @@ def write_json(path: str, schema: str, content: Mapping[str, object]) -> None:
         write_file(path, lambda file: file.write(text.encode()))
 
 
-def check_file(option: str, path: str | None) -> None:
+def check_file(option: str, path: str | None, inputs: Sequence[str] = ()) -> None:
     """Find out before the work whether the file that `option` names can be written, if it names one.
 
     Raises:
-        InputError: it cannot.
+        InputError: it cannot, or it is one of the inputs.
     """
     if path is None or path == STANDARD_OUTPUT:
         return
     file = Path(path)
+    if os.path.realpath(file) in map(os.path.realpath, inputs):
+        raise InputError(f"{option} {file}: is one of the problems; choose another file")
     if file.is_dir():
         raise InputError(f"{option} {file}: is a folder; give a file name")
     if not written_in_place(file):

@@ -125,8 +125,8 @@ def _parser() -> Parser:
 
 def _curves(arguments: argparse.Namespace) -> Iterator[Curve]:
     SolveLimits(seconds=arguments.seconds)
-    check_file("--json", arguments.json)
-    check_file("--plot", arguments.plot)
+    check_file("--json", arguments.json, arguments.files)
+    check_file("--plot", arguments.plot, arguments.files)
     problems = read_problems(arguments.files, _DEFAULT)
     problems += [] if arguments.files else [sparse_layer(4096, 0.005)]
     _warm_up()

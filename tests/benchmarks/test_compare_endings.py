@@ -244,7 +244,10 @@ def test_a_guest_that_finds_nothing_fails_no_run(
     """Nobody asked for it: a note in place of its whole-network row, and exit status 0; asked for, it is 1."""
     replace_solver("mt-kahypar", _OutOfTime())
     status, content = compared(*tiny_model, "--solver", "contiguous")
-    assert (status, content["notes"]) == (0, ["mt-kahypar: layer '0': NO_SOLUTION_FOUND: "])
+    assert (status, content["notes"]) == (
+        0,
+        ["mt-kahypar: layer '0': NO_SOLUTION_FOUND (TIME): no assignment; give more time"],
+    )
     assert compared(*tiny_model, "--solver", "mt-kahypar")[0] == 1
 
 

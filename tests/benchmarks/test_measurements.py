@@ -75,6 +75,8 @@ def test_bounds_says_who_proved_what(layer: str, tmp_path: Path, capsys: pytest.
         (scaling, ["--largest", "8"]),
         (scaling, ["--json", "."]),
         (quality, ["--plot", "."]),
+        (quality, ["a.npz", "--plot", "a.npz"]),
+        (bounds, ["a.npz", "--json", "a.npz"]),
         *((module, ["--nonsense"]) for module in COMMANDS),
     ],
 )
