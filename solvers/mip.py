@@ -142,7 +142,7 @@ class _Run:
         self._modelled = problem
         self._dual_bound = -math.inf
         self._offset = 0
-        self._relaxed = False
+        self._relaxed, self._overruled = False, ""
         self._trajectory = Trajectory(self.watch, report)
 
     def begin(self) -> tuple[str, ...]:
@@ -245,7 +245,7 @@ class _Run:
     def _decoded(self, answer: MilpResult, data: MilpData, where: str) -> Evaluation | None:
         """The answer's placement, with its messages where they do not follow from it, else the best ones; evaluated.
 
-        None where it breaks a rule that was relaxed.
+        None where it breaks a rule that was relaxed, which is kept for the messages.
         """
         assert answer.values is not None
         try:
@@ -256,9 +256,10 @@ class _Run:
             assignment = Assignment(assignment.worker)
         found = evaluate(self._problem, assignment, self._constraints)
         if not found.feasible:
-            if self._relaxed and all(violation.rule in _SUMMED for violation in found.violations):
-                return None
             broken = "; ".join(str(violation) for violation in found.violations)
+            if self._relaxed and all(violation.rule in _SUMMED for violation in found.violations):
+                self._overruled = ", ".join(violation.rule for violation in found.violations)
+                return None
             raise ContradictionError(f"{where}: claims a feasible solution, but {broken}")
         return found
 
@@ -275,8 +276,8 @@ class _Run:
             if limit is None:
                 limit = Limit.GAP
                 messages += (f"{name} ran to its end; the gap left is what its bound may be off in floating point",)
-        if self._relaxed and termination is not Termination.OPTIMAL:
-            messages += (f"bytes or losses are beyond what {name} tells apart: rounded, they bound it; use cp-sat",)
+        if self._overruled and termination is not Termination.OPTIMAL:
+            messages += (f"what {name} found breaks {self._overruled} by less than it can tell; cp-sat counts exactly",)
         return SolveResult(
             solver=self._solver.name,
             problem_name=self._problem.name,
