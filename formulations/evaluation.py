@@ -124,7 +124,7 @@ def evaluate(problem: LayerProblem, assignment: Assignment, constraints: Sequenc
         *_load_violations(problem, load),
         *_communication_violations(problem, link_bytes),
         *_budget_violations(problem, pruned_cost, int(link_bytes.sum())),
-        *_constraint_violations(problem, assignment, constraints),
+        *constraint_violations(problem, assignment, constraints),
     )
     return Evaluation(
         objective, pruned_cost, kept_cost, traffic_cost, place_cost, assignment, kept, load, link_bytes,
@@ -269,9 +269,14 @@ def _budget_violations(problem: LayerProblem, pruned_cost: int, bytes_sent: int)
     return found
 
 
-def _constraint_violations(
+def constraint_violations(
     problem: LayerProblem, assignment: Assignment, constraints: Sequence[Constraint]
 ) -> list[Violation]:
+    """The custom constraints that an assignment with its messages filled in breaks.
+
+    Raises:
+        InputError: a violation is no number >= 0.
+    """
     found = []
     for constraint in constraints:
         amount = float(constraint.violation(problem, assignment))

@@ -28,17 +28,18 @@ class Annealer:
 
     Attributes:
         worker, cost: the placement now, and F(x) without the constant.
+        total: M×P; g_j(S_p) now.
         best_worker, best_cost: the best met since `start`.
     """
 
     worker: IntArray
+    total: IntArray
     best_worker: IntArray
     cost: int
     best_cost: int
 
     def __init__(self, problem: LayerProblem, seed: int) -> None:
-        # A gain beyond the dearest send of its input changes nothing, and sums of such could leave int64.
-        gain = scipy.sparse.csr_matrix(np.minimum(problem.gain, problem.send_cost.max(axis=1, initial=0)))
+        gain = scipy.sparse.csr_matrix(problem.gain)
         gain.sort_indices()
         self._gain = (gain.indptr.astype(np.int64), gain.indices.astype(np.int64), gain.data.astype(np.int64))
         self._gain_MN = gain.T.tocsr()
@@ -51,7 +52,7 @@ class Annealer:
     @property
     def state_bytes(self) -> int:
         """Memory of what is kept besides the problem, once started."""
-        kept = (*self._gain, self._gain_MN.data, self._gain_MN.indices, self._sum_MP, self._members, self._position)
+        kept = (*self._gain, self._gain_MN.data, self._gain_MN.indices, self.total, self._members, self._position)
         return sum(int(array.nbytes) for array in kept)
 
     def start(self, worker: IntArray) -> None:
@@ -59,7 +60,7 @@ class Annealer:
         num_neurons, num_workers = self._place_cost.shape
         self.worker = worker.copy()
         here_NP = (worker[:, None] == np.arange(num_workers)).astype(np.int64)
-        self._sum_MP: IntArray = np.ascontiguousarray(self._gain_MN @ here_NP)
+        self.total = np.ascontiguousarray(self._gain_MN @ here_NP)
         self._held: IntArray = here_NP.T @ self._load
         # Members of each worker in any order, and where each neuron stands among them.
         self._count: IntArray = here_NP.sum(axis=0)
@@ -69,16 +70,46 @@ class Annealer:
             here = np.flatnonzero(worker == p)
             self._members[p, : here.size], self._position[here] = here, np.arange(here.size)
         place = self._place_cost[np.arange(num_neurons), worker].sum()
-        self.cost = int(np.minimum(self._send_cost, self._sum_MP).sum() + place)
+        self.cost = int(np.minimum(self._send_cost, self.total).sum() + place)
         self.best_worker, self.best_cost = self.worker.copy(), self.cost
 
     def run(self, steps: int, temperature: float, cooling: float) -> None:
         """Try `steps` moves and swaps, the temperature multiplied by `cooling` before each."""
-        self.cost, self.best_cost = _anneal(
-            *self._gain, self._send_cost, self._place_cost, self._load, self._least, self._most,
-            self.worker, self._sum_MP, self._held, self._members, self._count, self._position,
-            self.cost, self.best_cost, self.best_worker, steps, temperature, cooling, self._can_move, self._random,
+        self.cost, self.best_cost, _, _, _ = self._steps(steps, temperature, cooling, 0.0, self.best_cost, False)
+
+    def step(self, tries: int, temperature: float, slack: float) -> tuple[int, int, int] | None:
+        """Take the first step of as many tries that costs at most `slack` or, by chance, more; `best_…` stays.
+
+        Returns:
+            (i, k, p): neuron i left worker p, and k ≥ 0 took its place; None where no step was taken.
+        """
+        cost, _, i, k, p = self._steps(tries, temperature, 1.0, slack, np.iinfo(np.int64).min, True)
+        self.cost = cost
+        return (i, k, p) if i >= 0 else None
+
+    def undo(self, i: int, k: int, p: int, cost: int) -> None:
+        """Back to before a step, when the cost was this."""
+        _apply(*self._gain, self._load, *self._state, i, k, p)
+        self.cost = cost
+
+    def price(self, send_cost: IntArray) -> None:
+        """Go on with other send costs (M×P)."""
+        self.cost += int((np.minimum(send_cost, self.total) - np.minimum(self._send_cost, self.total)).sum())
+        self._send_cost = send_cost
+
+    @property
+    def _state(self) -> tuple[IntArray, ...]:
+        return self.worker, self.total, self._held, self._members, self._count, self._position
+
+    def _steps(
+        self, steps: int, temperature: float, cooling: float, slack: float, best_cost: int, one: bool
+    ) -> tuple[int, int, int, int, int]:
+        found: tuple[int, int, int, int, int] = _anneal(
+            *self._gain, self._send_cost, self._place_cost, self._load, self._least, self._most, *self._state,
+            self.cost, best_cost, self.best_worker, steps, temperature, cooling, slack, one, self._can_move,
+            self._random,
         )  # fmt: skip
+        return found
 
 
 @njit(cache=True)
@@ -180,11 +211,24 @@ def _relist(worker: Any, members: Any, count: Any, position: Any, i: Any, k: Any
     worker[i] = q
 
 
+@njit(cache=True)
+def _apply(
+    first: Any, inputs: Any, gains: Any, load: Any,
+    worker: Any, total: Any, held: Any, members: Any, count: Any, position: Any, i: Any, k: Any, q: Any,
+) -> None:  # fmt: skip
+    p = worker[i]
+    _transfer(first, inputs, gains, load, total, held, i, p, q)
+    if k >= 0:
+        _transfer(first, inputs, gains, load, total, held, k, q, p)
+    _relist(worker, members, count, position, i, k, p, q)
+
+
 @njit(cache=True, nogil=True)
 def _anneal(
     first: Any, inputs: Any, gains: Any, send: Any, place: Any, load: Any, least: Any, most: Any,
     worker: Any, total: Any, held: Any, members: Any, count: Any, position: Any,
-    cost: Any, best_cost: Any, best_worker: Any, steps: Any, temperature: Any, cooling: Any, can_move: Any, random: Any,
+    cost: Any, best_cost: Any, best_worker: Any, steps: Any, temperature: Any, cooling: Any, slack: Any, one: Any,
+    can_move: Any, random: Any,
 ) -> Any:  # fmt: skip
     num_neurons, num_workers = place.shape
     for _ in range(steps):
@@ -207,14 +251,13 @@ def _anneal(
         else:
             change += place[k, p] - place[k, q]
             change += _swap_cost(first, inputs, gains, send, total, i, k, p, q)
-        if change > 0 and change > -temperature * math.log(_fraction(random)):
+        if change > slack and change - slack > -temperature * math.log(_fraction(random)):
             continue
-        _transfer(first, inputs, gains, load, total, held, i, p, q)
-        if k >= 0:
-            _transfer(first, inputs, gains, load, total, held, k, q, p)
-        _relist(worker, members, count, position, i, k, p, q)
+        _apply(first, inputs, gains, load, worker, total, held, members, count, position, i, k, q)
         cost += change
+        if one:
+            return cost, best_cost, i, k, p
         if cost < best_cost:
             best_cost = cost
             best_worker[:] = worker
-    return cost, best_cost
+    return cost, best_cost, -1, -1, -1

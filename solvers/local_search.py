@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from formulations.assignment import Assignment
 from formulations.constraints import Constraint
 from formulations.costs import separable_cost
 from formulations.evaluation import Evaluation, evaluate
@@ -28,8 +29,8 @@ from solvers.base import (
     silent,
 )
 from solvers.messages import choose_messages
-from solvers.placement import explain_infeasible, place, place_again, why_not_constrained
-from solvers.pricing import Prices
+from solvers.placement import explain_infeasible, place, place_again
+from solvers.pricing import Prices, typical_cost
 
 if TYPE_CHECKING:
     from solvers.annealing import Annealer
@@ -43,6 +44,10 @@ _FIRST_STEPS, _STEPS_AT_PRICES = 1_000, 1_000_000
 #: The limits are looked at, and Ctrl-C heard, this often.
 _LOOK_SECONDS = 0.05
 _STEPS_WITHOUT_CLOCK = 10**8
+#: A search ends after so many times what its best took, at the earliest after so many rounds.
+_PATIENCE, _FEWEST_ROUNDS = 4, 12
+#: Assignments that the constraints are asked about after each annealing, besides one per neuron and worker.
+_FEWEST_LOOKS = 50
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,7 @@ class LocalSearch:
     name: str = "local-search"
 
     def why_not(self, problem: LayerProblem, constraints: Sequence[Constraint] = ()) -> str | None:
-        return why_not_constrained(constraints)
+        return None
 
     def solve(
         self,
@@ -77,20 +82,23 @@ class LocalSearch:
     ) -> SolveResult:
         """See `Solver.solve`. The first use on a machine compiles for some seconds, within the time limit."""
         refuse_unsupported(self, problem, constraints)
-        run = _Run(problem, limits, report)
+        run = _Run(problem, constraints, limits, report)
         stopped: BaseException | None = None
         try:
             worker = place(problem, separable_cost(problem), run.watch.limits_left())
             if worker is None:
                 return infeasible_result(self, problem, run.watch, explain_infeasible(problem, run.watch.limits_left()))
-            run.take(worker, "placed once")
-            if problem.num_workers > 1 and problem.message_rules:
+            run.take_placement(worker, "placed once")
+            if problem.num_workers > 1 and constraints:
+                self._search_under_constraints(run, problem, constraints)
+            elif problem.num_workers > 1 and problem.message_rules:
                 self._search_at_prices(run, problem)
             elif problem.num_workers > 1 and problem.communication == "inputs":
                 self._search(run, problem, limits)
         except STOPS as stop:
             stopped = stop
-        return heuristic_result(self, problem, run.best, run.watch, run.trajectory, stopped)
+        result = heuristic_result(self, problem, run.best, run.watch, run.trajectory, stopped)
+        return replace(result, messages=(*result.messages, *run.messages))
 
     def _search(self, run: _Run, problem: LayerProblem, limits: SolveLimits) -> None:
         """Anneal again and again, each time twice as long. Raises StoppedError at a limit."""
@@ -108,18 +116,54 @@ class LocalSearch:
         """Anneal or place at one set of prices after the other. Raises StoppedError at a limit."""
         rng = np.random.default_rng(self.seed)
         prices = Prices(problem)
-        steps = min(_STEPS_AT_PRICES, max(1, self.steps_per_pair * problem.num_neurons**2 // self.num_prices))
+        steps = self._steps_at_prices(problem)
         for number in range(self.num_prices):
             run.watch.check()
             priced = prices.priced()
             worker = place_again(priced, separable_cost(priced), run.watch.limits_left())
             if problem.communication == "inputs":
-                run.take(worker, "placed at prices")
+                run.take_placement(worker, "placed at prices")
                 annealer = run.annealer(priced, self.seed + number)
                 run.anneal(annealer, _random_placement(problem, rng, run.watch), priced, steps)
                 worker = annealer.best_worker.copy()
-            run.take(worker, f"prices {number}")
+            run.take_placement(worker, f"prices {number}")
             prices.update(worker)
+
+    def _steps_at_prices(self, problem: LayerProblem) -> int:
+        return min(_STEPS_AT_PRICES, max(1, self.steps_per_pair * problem.num_neurons**2 // self.num_prices))
+
+    def _search_under_constraints(self, run: _Run, problem: LayerProblem, constraints: Sequence[Constraint]) -> None:
+        """Anneal and search on with the constraints, afresh and near the closest by turns.
+
+        Raises:
+            StoppedError: a limit is reached.
+        """
+        from solvers.penalised import Penalised
+
+        rng = np.random.default_rng(self.seed)
+        prices = Prices(problem)
+        search = Penalised(problem, constraints, self.seed, lambda found: run.take(found, "constraints hold"))
+        steps = self._steps_at_prices(problem)
+        looks = problem.num_neurons * problem.num_workers + _FEWEST_LOOKS
+        number = better_at = 0
+        while number < (self.num_prices if run.best is None else max(_FEWEST_ROUNDS, _PATIENCE * better_at)):
+            run.watch.check()
+            objective = run.objective
+            priced = prices.priced()
+            priced = search.near_closest(priced) if number % 2 else search.afresh(priced)
+            if problem.communication == "inputs":
+                annealer = run.annealer(priced, self.seed + number)
+                run.anneal(annealer, _random_placement(problem, rng, run.watch), priced, steps)
+                worker = annealer.best_worker.copy()
+            else:
+                worker = place_again(priced, separable_cost(priced), run.watch.limits_left())
+            prices.update(search.improve(worker, looks, run.watch).worker)
+            number += 1
+            if run.objective < objective:
+                better_at = number
+        if run.best is None and search.closest is not None:
+            broken = "; ".join(map(str, search.closest.violations))
+            run.messages = (f"nothing found satisfies everything; the closest has {broken}",)
 
 
 def _random_placement(problem: LayerProblem, rng: np.random.Generator, watch: Stopwatch) -> IntArray:
@@ -129,21 +173,28 @@ def _random_placement(problem: LayerProblem, rng: np.random.Generator, watch: St
 class _Run:
     """One search: its clock, the best assignment so far, and what was reported."""
 
-    def __init__(self, problem: LayerProblem, limits: SolveLimits, report: Report) -> None:
+    def __init__(
+        self, problem: LayerProblem, constraints: Sequence[Constraint], limits: SolveLimits, report: Report
+    ) -> None:
         self.watch = Stopwatch(limits)
         self.trajectory = Trajectory(self.watch, report)
         self.best: Evaluation | None = None
-        self._problem = problem
+        self.messages: tuple[str, ...] = ()
+        self._problem, self._constraints = problem, constraints
         self._steps_per_second: float | None = None
 
     @property
-    def _objective(self) -> float:
+    def objective(self) -> float:
         return math.inf if self.best is None else self.best.objective
 
-    def take(self, worker: IntArray, message: str) -> None:
-        """Keep a placement that is better than the best, with its messages and as evaluated."""
-        found = evaluate(self._problem, choose_messages(self._problem, worker))
-        if found.feasible and found.objective < self._objective:
+    def take_placement(self, worker: IntArray, message: str) -> None:
+        """Keep a placement with its messages if it is better than the best."""
+        self.take(choose_messages(self._problem, worker), message)
+
+    def take(self, assignment: Assignment, message: str) -> None:
+        """Keep an assignment that is better than the best, as evaluated."""
+        found = evaluate(self._problem, assignment, self._constraints)
+        if found.feasible and found.objective < self.objective:
             self.best = found
             self.trajectory.note(found.objective, message=message)
 
@@ -158,7 +209,7 @@ class _Run:
             annealer.run(1, 0.0, 1.0)
             seconds = time.perf_counter() - start
             if seconds > 1.0:
-                self.trajectory.note(self._objective, message=f"compiled in {seconds:.1f} s")
+                self.trajectory.note(self.objective, message=f"compiled in {seconds:.1f} s")
             self._steps_per_second = 1e6
         return annealer
 
@@ -171,7 +222,7 @@ class _Run:
         assert self._steps_per_second is not None  # annealer() has looked
         annealer.start(start)
         steps = int(max(1, min(steps, self._steps_per_second * self.watch.remaining)))
-        temperature = _HOTTEST * _mean_choice(problem)
+        temperature = _HOTTEST * typical_cost(problem)
         cooling = (_COLDEST / _HOTTEST) ** (1 / steps)
         made = 0
         try:
@@ -183,12 +234,5 @@ class _Run:
                 self._steps_per_second = chunk / max(1e-9, time.perf_counter() - clock)
                 made += chunk
         finally:
-            self.take(annealer.best_worker.copy(), f"annealed {steps} steps")
+            self.take_placement(annealer.best_worker.copy(), f"annealed {steps} steps")
         return made
-
-
-def _mean_choice(problem: LayerProblem) -> float:
-    """What a typical choice costs: the mean send, or where sends are free the mean spread of place costs."""
-    sends = problem.send_cost[problem.remote]
-    spread = problem.place_cost.max(axis=1) - problem.place_cost.min(axis=1)
-    return float(sends.mean()) if sends.any() else max(1.0, float(spread.mean()))

@@ -8,8 +8,10 @@ Shapes: N neurons, M inputs, P workers; L messages.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from random import Random
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +34,8 @@ class Messages:
         saving: L; what the objective falls by if it is sent; may be negative.
         error: L; the a_ij of the weights that it restores.
         num_bytes, origin, target: L.
-        base_error: the a_ij that are lost whatever is sent.
+        wished: L; sent whatever it saves.
+        base_error: the a_ij that are lost whatever of these is sent.
     """
 
     index: tuple[IntArray, IntArray]
@@ -41,22 +44,31 @@ class Messages:
     num_bytes: IntArray
     origin: IntArray
     target: IntArray
+    wished: BoolArray
     base_error: int
 
 
-def messages_of(problem: LayerProblem, worker: IntArray) -> Messages:
-    """All messages that restore something, with the neurons where `worker` puts them."""
-    tables = _partial_tables if problem.communication == "partials" else _input_tables
-    saving, error = tables(problem, worker)
-    first, second = np.nonzero(error > 0)
+def messages_of(problem: LayerProblem, worker: IntArray, wish: IntArray | None = None) -> Messages:
+    """All messages that restore something, with the neurons where `worker` puts them.
+
+    Args:
+        wish: M×P (`partials`: N×P); messages with a wish > 0 are sent whatever they restore, those with one < 0
+            are not to be had. None = no wishes.
+    """
+    partials = problem.communication == "partials"
+    saving, error = (_partial_tables if partials else _input_tables)(problem, worker)
+    wish = np.zeros_like(error) if wish is None else wish
+    remote = worker[:, None] != np.arange(problem.num_workers) if partials else problem.remote
+    first, second = np.nonzero(remote & (wish >= 0) & ((error > 0) | (wish > 0)))
     index = (first.astype(np.int64), second.astype(np.int64))
-    if problem.communication == "partials":
+    if partials:
         num_bytes, origin, target = problem.partial_bytes[index[0]], index[1], worker[index[0]]
     else:
         num_bytes, origin, target = problem.input_bytes[index[0]], problem.input_worker[index[0]], index[1]
     local = problem.input_worker[None, :] == worker[:, None]
     lost = int(problem.prune_cost[~(local & (problem.gain > 0))].sum())
-    return Messages(index, saving[index], error[index], num_bytes, origin, target, lost - int(error.sum()))
+    base_error = lost - int(error[index].sum())
+    return Messages(index, saving[index], error[index], num_bytes, origin, target, wish[index] > 0, base_error)
 
 
 def _input_tables(problem: LayerProblem, worker: IntArray) -> tuple[IntArray, IntArray]:
@@ -81,17 +93,22 @@ def _partial_tables(problem: LayerProblem, worker: IntArray) -> tuple[IntArray, 
     return -costs.partial_sum_costs(problem)[neurons, :, worker], error
 
 
-def choose_messages(problem: LayerProblem, worker: IntArray) -> Assignment:
+def choose_messages(problem: LayerProblem, worker: IntArray, wish: IntArray | None = None) -> Assignment:
     """The placement with messages chosen greedily: byte limits are kept, an error budget is met where that succeeds.
 
     What pays for itself first, by saving per byte. Then, while too much is lost, what restores most per unit of
     objective; and at last what that made superfluous is taken back.
+
+    Args:
+        wish: as in `messages_of`. What is wished for is sent, and comes out of the limits first.
     """
-    if not problem.message_rules:
+    if not problem.message_rules and (wish is None or not wish.any()):
         return Assignment(worker)
-    messages = messages_of(problem, worker)
+    messages = messages_of(problem, worker, wish)
     room = _Room(problem)
     sent = np.zeros(messages.saving.size, dtype=bool)
+    _send(messages, room, sent, np.flatnonzero(messages.wished).tolist())
+    sent |= messages.wished
     per_byte = messages.saving / np.maximum(1, messages.num_bytes)
     _send(messages, room, sent, (m for m in np.argsort(-per_byte, kind="stable") if messages.saving[m] > 0))
     if problem.error_budget is not None:
@@ -121,7 +138,7 @@ def _meet_error_budget(budget: int, messages: Messages, room: _Room, sent: BoolA
     for m in np.argsort(messages.saving, kind="stable"):
         if messages.saving[m] >= 0:
             break
-        if sent[m] and excess + int(messages.error[m]) <= 0:
+        if sent[m] and not messages.wished[m] and excess + int(messages.error[m]) <= 0:
             sent[m] = False
             excess += int(messages.error[m])
 
@@ -149,3 +166,52 @@ class _Room:
         self._link[origin, target] -= num_bytes
         self._total -= num_bytes
         return True
+
+
+class Wishes:
+    """What a search wants of messages, besides that they pay.
+
+    Attributes:
+        table: M×P (`partials`: N×P); 1 sent whatever it saves, −1 not sent, 0 as it pays.
+        closed: P×P (from, to); −1 where nothing is sent.
+    """
+
+    def __init__(self, problem: LayerProblem) -> None:
+        self._owner = None if problem.communication == "partials" else problem.input_worker
+        self.table = np.zeros_like(problem.place_cost if self._owner is None else problem.send_cost)
+        self.closed = np.zeros_like(problem.link_capacity)
+
+    def of(self, worker: IntArray) -> IntArray:
+        """The wish for each message of a placement, as `messages_of` takes it."""
+        closed = self.closed[:, worker].T if self._owner is None else self.closed[self._owner]
+        return np.where(closed < 0, closed, self.table)
+
+    def add(self, random: Random) -> Callable[[], None]:
+        """A wish for a message, for those of a row or a column of the table, or for a link; what takes it back."""
+        num_rows, num_workers = self.table.shape
+        column = random.randrange(num_workers)
+        index: tuple[Any, ...] | None = None
+        if num_rows:
+            row = random.randrange(num_rows)
+            index = random.choice([(row, column), (row, slice(None)), (slice(None), column), None])
+        if index is None:
+            return _set(self.closed, (random.randrange(num_workers), column), -1)
+        return _set(self.table, index, random.choice([-1, 1]))
+
+    def drop(self, random: Random) -> Callable[[], None] | None:
+        """One wish less, if there is any; what takes it back."""
+        for array in random.sample([self.table, self.closed], 2):
+            wished = np.argwhere(array)
+            if len(wished):
+                return _set(array, tuple(wished[random.randrange(len(wished))]), 0)
+        return None
+
+
+def _set(array: IntArray, index: tuple[Any, ...], value: int) -> Callable[[], None]:
+    before = np.copy(array[index])
+    array[index] = value
+
+    def restore() -> None:
+        array[index] = before
+
+    return restore

@@ -10,10 +10,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from formulations import costs
 from formulations.fields import NO_LIMIT
 from formulations.problem import LayerProblem
 from formulations.scaling import choose_scale
-from solvers.messages import Messages, messages_of
+from solvers.messages import Messages, Wishes, messages_of
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
@@ -49,11 +50,7 @@ class Prices:
         arrays = (gain, np.where(problem.remote, send, 0.0), place, partial)
         scale = choose_scale(float(np.abs(array).sum()) for array in arrays)
         gains, sends, places, partials = (np.rint(array * scale).astype(np.int64) for array in arrays)
-        return LayerProblem(
-            gains, problem.input_worker, sends, place_cost=places, partial_cost=partials,
-            communication=problem.communication, load=problem.load, capacity=problem.capacity,
-            min_load=problem.min_load, name=problem.name,
-        )  # fmt: skip
+        return _placing(problem, gains, sends, places, partials)
 
     def update(self, worker: IntArray) -> None:
         """Raise the prices of what this placement breaks at the present ones, lower the others."""
@@ -74,6 +71,41 @@ class Prices:
         if problem.error_budget is not None:
             error = messages.base_error + int(messages.error[~sent].sum())
             self._error = _UP * self._error + 0.1 if error > problem.error_budget else _DOWN * self._error
+
+
+def wished(priced: LayerProblem, wishes: Wishes, place_penalty: FloatArray) -> LayerProblem:
+    """A problem with rows (1)–(3) alone where the messages wished for are sent for nothing, the others never.
+
+    Args:
+        place_penalty: N×P; comes to the place costs, in `typical_cost`.
+    """
+    remote, workers = priced.remote, np.arange(priced.num_workers)
+    typical = typical_cost(priced)
+    place = priced.place_cost + np.rint(place_penalty * typical).astype(np.int64)
+    if priced.communication == "partials":
+        wish = np.stack([wishes.of(np.full(priced.num_neurons, p)) for p in workers], axis=2)
+        away = workers[:, None] != workers
+        place += np.where(away & (wish < 0), costs.owner_sums(priced)[:, :, None], 0).sum(axis=1)
+        return _placing(priced, priced.gain, priced.send_cost, place, np.where(wish == 0, priced.partial_cost, 0))
+    wish = np.where(remote, wishes.of(workers), 0)
+    place += priced.gain @ (wish < 0).astype(np.int64)
+    return _placing(priced, priced.gain, np.where(wish == 0, priced.send_cost, 0), place, priced.partial_cost)
+
+
+def typical_cost(problem: LayerProblem) -> float:
+    """What a typical choice costs: the mean send, or where sends are free the mean spread of place costs."""
+    sends = problem.send_cost[problem.remote]
+    spread = problem.place_cost.max(axis=1) - problem.place_cost.min(axis=1)
+    return float(sends.mean()) if sends.any() else max(1.0, float(spread.mean()))
+
+
+def _placing(problem: LayerProblem, gain: IntArray, send: IntArray, place: IntArray, partial: IntArray) -> LayerProblem:
+    """Rows (1)–(3) of the problem, with these costs."""
+    return LayerProblem(
+        gain, problem.input_worker, send, place_cost=place, partial_cost=partial,
+        communication=problem.communication, load=problem.load, capacity=problem.capacity,
+        min_load=problem.min_load, name=problem.name,
+    )  # fmt: skip
 
 
 def _typical_price(messages: Messages) -> float:

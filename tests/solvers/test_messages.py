@@ -1,13 +1,15 @@
 """Messages for a given placement under limits: what they are worth, and a greedy choice among them."""
 
+from random import Random
+
 import numpy as np
 import pytest
 
 from formulations import Assignment, LayerProblem, evaluate
 from solvers import registry
 from solvers.local_search import LocalSearch
-from solvers.messages import choose_messages, messages_of
-from solvers.pricing import Prices
+from solvers.messages import Wishes, choose_messages, messages_of
+from solvers.pricing import Prices, typical_cost, wished
 
 #: Two neurons on w0 and w1, three inputs on w0, w0, w1.
 COSTS = {"prune_cost": [[5, 6, 7], [8, 2, 9]], "input_worker": [0, 0, 1], "keep_cost": 1}
@@ -79,6 +81,78 @@ def test_choices_by_hand(limits, sent):
 def test_without_rules_the_messages_follow():
     """Where only rows (1)–(3) bind, the placement is all there is to say."""
     assert choose_messages(LayerProblem(**COSTS, **SENDS), WORKER).sent is None
+
+
+@pytest.mark.parametrize(
+    ("wishes", "limits", "sent"),
+    [
+        ({(1, 1): 1}, {}, {(2, 0), (0, 1), (1, 1)}),  # costs more than it saves, and is wished for
+        ({(2, 0): -1}, {}, {(0, 1)}),
+        ({(1, 1): 1}, {"traffic_budget": 35}, {(1, 1), (0, 1)}),  # takes its 20 bytes first; 30 more do not fit
+        ({(0, 1): -1}, {"error_budget": 8, "objective": "traffic"}, {(2, 0), (1, 1)}),  # 8 are lost, so 2 must not be
+        ({(0, 0): 1, (2, 1): -1}, {}, {(2, 0), (0, 1)}),  # nothing is sent where it is
+    ],
+)
+def test_wishes_by_hand(wishes, limits, sent):
+    """What is wished for is sent and uses its bytes, what is wished away is not had; the rest is chosen as ever."""
+    problem, wish = LayerProblem(**COSTS, **SENDS, **limits), np.zeros((3, 2), int)
+    for message, value in wishes.items():
+        wish[message] = value
+    chosen = choose_messages(problem, WORKER, wish)
+    assert {tuple(pair) for pair in np.argwhere(chosen.sent).tolist()} == sent
+
+
+def test_wishes_close_links_wherever_the_neurons_go():
+    """A closed link from w0 to w1 is −1 for the inputs that w0 holds, and for partial sums of neurons on w1."""
+    wishes = Wishes(LayerProblem(**COSTS, **SENDS))
+    wishes.closed[0, 1] = -1
+    assert wishes.of(WORKER).tolist() == [[0, -1], [0, -1], [0, 0]]
+    partial = {"partial_cost": [[9, 2], [3, 9]], "communication": "partials"}
+    wishes = Wishes(LayerProblem(**COSTS, **partial))
+    wishes.closed[0, 1] = -1
+    assert wishes.of(WORKER).tolist() == [[0, 0], [-1, 0]]
+    assert wishes.of(WORKER[::-1]).tolist() == [[-1, 0], [0, 0]]
+
+
+@pytest.mark.parametrize("communication", ["inputs", "partials"])
+def test_wishes_are_taken_back_as_they_were(communication):
+    """Any number of wishes added and dropped, undone in reverse, leave none."""
+    costs = SENDS if communication == "inputs" else {"partial_cost": [[9, 2], [3, 9]], "communication": "partials"}
+    wishes, random = Wishes(LayerProblem(**COSTS, **costs)), Random(0)
+    assert wishes.drop(random) is None
+    undos = [wishes.drop(random) if number % 3 == 2 else wishes.add(random) for number in range(30)]
+    assert wishes.table.any()
+    for undo in reversed(undos):
+        if undo is not None:
+            undo()
+    assert not wishes.table.any()
+    assert not wishes.closed.any()
+
+
+def test_settled_wishes_cost_what_they_do_to_any_placement(draw_problem):
+    """`wished`: on 60 problems a placement costs what `evaluate` says with the wishes, less the sends wished for."""
+    num_checked = 0
+    for number in range(60):
+        rng, random = np.random.default_rng([43, number]), Random(number)
+        problem = draw_problem(rng, communication=("inputs", "partials")[number % 2])
+        if problem.num_workers == 1 or not problem.num_inputs:
+            continue
+        wishes = Wishes(problem)
+        for _ in range(4):
+            wishes.add(random)
+        worker = rng.integers(0, problem.num_workers, problem.num_neurons)
+        penalty = rng.integers(0, 3, problem.place_cost.shape)
+        settled = evaluate(wished(problem, wishes, penalty / typical_cost(problem)), Assignment(worker)).objective
+        found = evaluate(problem, choose_messages(problem, worker, wishes.of(worker)))
+        if problem.communication == "inputs":
+            asked = problem.send_cost[problem.remote & (wishes.of(worker) > 0)].sum()
+        else:
+            away = worker[:, None] != np.arange(problem.num_workers)
+            asked = problem.partial_cost[np.arange(worker.size), :, worker][away & (wishes.of(worker) > 0)].sum()
+        moved = penalty[np.arange(worker.size), worker].sum()
+        assert settled + asked - moved == found.objective - problem.base_cost, number
+        num_checked += 1
+    assert num_checked >= 20
 
 
 def test_limits_are_never_broken_by_the_choice(draw_limited_problem):
