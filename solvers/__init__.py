@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from solvers.base import Solver as Solver
     from solvers.base import SolveResult as SolveResult
     from solvers.base import Termination as Termination
+    from solvers.certificate import certify as certify
     from solvers.constraint_check import check_constraint as check_constraint
     from solvers.registry import solve as solve
 
@@ -23,6 +24,7 @@ _HOME = {
     "SolveResult": "solvers.base",
     "Solver": "solvers.base",
     "Termination": "solvers.base",
+    "certify": "solvers.certificate",
     "check_constraint": "solvers.constraint_check",
     "solve": "solvers.registry",
 }

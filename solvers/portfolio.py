@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from formulations.constraints import Constraint
+from formulations.costs import separable_cost
 from formulations.problem import LayerProblem
 from solvers.base import (
     Limit,
@@ -14,6 +15,7 @@ from solvers.base import (
     SolveLimits,
     SolverError,
     SolveResult,
+    StoppedError,
     Stopwatch,
     Termination,
     Trajectory,
@@ -23,7 +25,9 @@ from solvers.base import (
 )
 from solvers.lagrangian import Lagrangian
 from solvers.local_search import LocalSearch
-from solvers.proofs import BlockProof
+from solvers.placement import place
+from solvers.proofs import BlockProof, DualProof
+from solvers.separable import AssignmentSolver, dual_proof, why_not_separable
 
 #: Of the time limit, what local search may use where a bound can follow; and of the rest, what the bound may use
 #: where a MIP can follow.
@@ -36,8 +40,9 @@ _MOST_Y = 1000
 class Portfolio:
     """Local search, then bounds until they meet the objective or the gap asked for.
 
-    Where the decomposition does not apply (other kinds of communication, limits) local search is all there
-    is. Under a time limit, layers with few gains get a MIP for the rest of it.
+    Layers whose neurons share no message are an assignment problem, and solved as one. The bound leaves limits,
+    budgets and custom constraints out, and is valid with them. Under a time limit, layers with few gains get a MIP
+    for the rest of it; so do those for which local search found nothing.
 
     Attributes:
         threads: of the bound; None = all cores that may be used.
@@ -60,29 +65,40 @@ class Portfolio:
     ) -> SolveResult:
         """See `Solver.solve`."""
         refuse_unsupported(self, problem, constraints)
+        assignment = AssignmentSolver()
+        if assignment.why_not(problem, constraints) is None:
+            return replace(assignment.solve(problem, limits=limits, report=report), solver=self.name)
         watch = Stopwatch(limits)
         trajectory = Trajectory(watch, report)
         lagrangian = Lagrangian(self.threads)
         bounded = lagrangian.why_not(problem) is None
-        found = replace(
-            LocalSearch(seed=self.seed).solve(
-                problem,
-                limits=watch.limits_left(_SEARCH_SHARE if bounded else 1.0),
-                report=lambda step: trajectory.note(step.primal_bound, message=step.message),
-            ),
-            solver=self.name,
+        found = LocalSearch(seed=self.seed).solve(
+            problem,
+            constraints,
+            limits=watch.limits_left(_SEARCH_SHARE if bounded else 1.0),
+            report=lambda step: trajectory.note(step.primal_bound, message=step.message),
         )
-        if bounded and found.evaluation is not None and found.limit is not Limit.INTERRUPT:
-            closes = limits.seconds is not None and _num_y(problem) <= _MOST_Y
-            share = watch.limits_left(_BOUND_SHARE if closes else 1.0)
-            proof, limit = lagrangian.bound(problem, Stopwatch(share), trajectory, found.primal_bound, limits.gap)
-            found = _bounded(found, proof, limit)
-            if closes and found.termination is not Termination.OPTIMAL and found.limit in (None, Limit.TIME):
-                found = self._closed(problem, found, watch.limits_left(), trajectory)
+        found = replace(found, solver=self.name)
+        mip_follows = _num_y(problem) <= _MOST_Y and (limits.seconds is not None or found.evaluation is None)
+        if found.evaluation is not None and found.limit is not Limit.INTERRUPT:
+            if bounded:
+                share = watch.limits_left(_BOUND_SHARE if mip_follows else 1.0)
+                proof, limit = lagrangian.bound(problem, Stopwatch(share), trajectory, found.primal_bound, limits.gap)
+                found = _bounded(found, proof, limit)
+            elif why_not_separable(problem) is None:
+                found = _bounded(found, _price_proof(problem, watch), found.limit)
+        unsettled = found.termination in (Termination.FEASIBLE, Termination.NO_SOLUTION_FOUND)
+        if mip_follows and unsettled and found.limit in (None, Limit.TIME):
+            found = self._closed(problem, constraints, found, watch.limits_left(), trajectory)
         return replace(found, seconds=watch.elapsed, trajectory=tuple(trajectory.steps))
 
     def _closed(
-        self, problem: LayerProblem, found: SolveResult, limits: SolveLimits, trajectory: Trajectory
+        self,
+        problem: LayerProblem,
+        constraints: Sequence[Constraint],
+        found: SolveResult,
+        limits: SolveLimits,
+        trajectory: Trajectory,
     ) -> SolveResult:
         """What the textbook MIP makes of it, started from what is known; the better of both bounds."""
         from formulations.textbook import TEXTBOOK
@@ -93,6 +109,7 @@ class Portfolio:
         try:
             mip = solver.solve(
                 problem,
+                constraints,
                 limits=limits,
                 report=lambda step: trajectory.note(
                     step.primal_bound, max(found.dual_bound, step.dual_bound), step.message
@@ -101,7 +118,7 @@ class Portfolio:
         except (UnsupportedError, MissingPackageError, SolverError) as error:
             # What is known does not depend on the MIP.
             return replace(found, messages=(*found.messages, f"the MIP was of no help: {error}"))
-        if mip.dual_bound > found.dual_bound:
+        if mip.termination is Termination.INFEASIBLE or mip.dual_bound > found.dual_bound or found.proof is None:
             return mip
         # The MIP may have found a better placement all the same.
         proved = mip.primal_bound == found.dual_bound and mip.limit is not Limit.INTERRUPT
@@ -139,7 +156,16 @@ def _num_y(problem: LayerProblem) -> int:
     return int((problem.gain > 0).sum(axis=0) @ problem.remote.sum(axis=1))
 
 
-def _bounded(found: SolveResult, proof: BlockProof | None, limit: Limit | None) -> SolveResult:
+def _price_proof(problem: LayerProblem, watch: Stopwatch) -> DualProof | None:
+    """What the duals of the placement without limits prove; None where there was no time for it."""
+    try:
+        worker = place(problem, separable_cost(problem), watch.limits_left())
+    except StoppedError:
+        return None
+    return None if worker is None else dual_proof(problem, worker)
+
+
+def _bounded(found: SolveResult, proof: BlockProof | DualProof | None, limit: Limit | None) -> SolveResult:
     """The same placement with a bound."""
     if proof is None:
         return replace(found, limit=limit)

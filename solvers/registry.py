@@ -115,6 +115,9 @@ SOLVERS: dict[str, Entry] = {
     "portfolio": Entry(
         "local search, then a lower bound by block decomposition (default)", _solver("solvers.portfolio:Portfolio")
     ),
+    "assignment": Entry(
+        "Munkres with its duals as proof, for partials and per_weight", _solver("solvers.separable:AssignmentSolver")
+    ),
     "lagrangian": Entry("a lower bound by block decomposition; no placement", _solver("solvers.lagrangian:Lagrangian")),
     "brute-force": Entry("every assignment; tiny problems only", _solver("solvers.brute_force:BruteForce")),
 }

@@ -5,9 +5,10 @@ import math
 import numpy as np
 import pytest
 
-from formulations import LayerProblem
+from formulations import LayerProblem, Separate
 from solvers import Limit, SolveLimits, Termination, solve
 from solvers import lagrangian as lagrangian_module
+from solvers.brute_force import BruteForce
 from solvers.portfolio import Portfolio
 
 
@@ -76,9 +77,36 @@ def test_a_mip_that_refuses_costs_nothing_that_is_known():
     assert result.termination is Termination.OPTIMAL or any("no help" in message for message in result.messages)
 
 
-def test_what_has_no_bound_is_searched_all_the_same():
-    """Limits: local search's answer, no bound, no limit named that did not stop it."""
-    problem = LayerProblem([[9, 1], [2, 8]], [0, 1], [[0, 5], [6, 0]], traffic_budget=4)
+def test_limits_are_kept_by_the_search_and_left_out_of_the_bound():
+    """A traffic budget: an assignment that keeps it, and the bound without it; under a time limit a MIP closes."""
+    problem = LayerProblem([[9, 1], [2, 8]], [0, 1], [[0, 5], [6, 0]], traffic_budget=3, capacity=[[1], [1]])
+    optimum = BruteForce().solve(problem).primal_bound
     result = Portfolio().solve(problem)
-    assert (result.termination, result.limit, result.dual_bound) == (Termination.FEASIBLE, None, -math.inf)
     assert result.evaluation.feasible
+    assert -math.inf < result.dual_bound <= optimum <= result.primal_bound
+    closed = Portfolio().solve(problem, limits=SolveLimits(seconds=20))
+    assert (closed.termination, closed.primal_bound) == (Termination.OPTIMAL, optimum)
+
+
+def test_constraints_are_honoured():
+    """Two neurons kept apart, against what is cheapest: the optimum under it, by a MIP under a time limit."""
+    problem = LayerProblem([[9, 1], [9, 2], [1, 7]], [0, 1], [[0, 5], [6, 0]], capacity=[[2], [2]])
+    constraints = [Separate([0, 1])]
+    optimum = BruteForce().solve(problem, constraints).primal_bound
+    assert optimum > BruteForce().solve(problem).primal_bound
+    result = Portfolio().solve(problem, constraints, SolveLimits(seconds=20))
+    assert (result.termination, result.primal_bound) == (Termination.OPTIMAL, optimum)
+
+
+def test_layers_without_shared_messages_are_assignment_problems(draw_problem, enumerate_placements):
+    """`partials` and `per_weight` with equal loads: OPTIMAL, proved by the assignment's duals."""
+    num_proved = 0
+    for number in range(120):
+        problem = draw_problem(np.random.default_rng([81, number]), communication=("partials", "per_weight")[number % 2])
+        truth = enumerate_placements(problem)
+        result = Portfolio().solve(problem)
+        if truth.feasible:
+            assert (result.termination, result.primal_bound) == (Termination.OPTIMAL, truth.optimum)
+            num_proved += result.bound_proved_by == "assignment"
+            assert result.bound_proved_by == "assignment" or (problem.load != problem.load[0]).any()
+    assert num_proved >= 30

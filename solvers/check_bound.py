@@ -1,0 +1,305 @@
+r"""Lower bounds computed anew from what a certificate stores, by code that no solver uses (docs/certificates.md).
+
+Everything is in integers. With g = max(0, a − κ), any factor S ≥ 1, any blocks B of remote pairs (j, p), no pair in
+two, and any integers μ_B, no placement costs less than 1/S times
+
+    S·C0 + Σ_i min_p ( S·e_ip + Σ_{B of p} μ_Bi ) + Σ_B v_B(μ_B) + Σ of pairs in no block, S·min(t_jp, least g_j(S_p))
+
+    v_B(μ) = min over T ⊆ B, x ∈ X_p of   Σ_{j∈T} S·t_jp + Σ_i ( Σ_{j∈B∖T} S·g_ij − μ_i ) x_i
+
+where X_p is the sets of neurons that worker p may hold, by their number.
+
+Shapes: N neurons, M inputs, P workers, K resources, B blocks, J pairs in blocks.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from formulations.assignment import Assignment
+from formulations.constraints import Constraint
+from formulations.evaluation import evaluate
+from formulations.problem import LayerProblem
+
+IntArray = NDArray[np.int64]
+Arrays = Mapping[str, NDArray[Any]]
+
+#: Sums of what is added up stay below this, or the numbers are refused.
+_INT64 = 2.0**62
+#: Nodes bounded at once, in entries; and assignments that are enumerated at most.
+_ENTRIES, _MOST_ASSIGNMENTS = 2**18, 200_000
+
+
+class RefutedError(Exception):
+    """What is stored proves nothing, or not what is claimed. The message says what is wrong."""
+
+
+class UncheckableError(Exception):
+    """What is claimed cannot be computed anew. The message says why."""
+
+
+def recomputed_bound(
+    problem: LayerProblem, kind: str, arrays: Arrays, constraints: Sequence[Constraint] = ()
+) -> int | None:
+    """The lower bound that the arrays prove, in the problem's integer costs; None where nothing is feasible.
+
+    Raises:
+        RefutedError: the arrays are no proof of this kind for this problem.
+        UncheckableError: nobody can compute a bound of this kind anew, or not in reasonable time.
+    """
+    if kind == "lagrangian":
+        return _block_bound(problem, arrays)
+    if kind == "assignment":
+        return _price_bound(problem, arrays)
+    if kind == "exhaustive":
+        return _least_of_all(problem, constraints)
+    raise UncheckableError("a solver's own word, from which nothing can be computed anew")
+
+
+# -- assignment: prices of the load rows
+
+
+def _price_bound(problem: LayerProblem, arrays: Arrays) -> int:
+    if problem.communication == "inputs" or problem.objective != "weighted":
+        raise RefutedError("prices prove a bound only where no message is shared and all costs count")
+    load, least, most = _loads(problem)
+    factor = _factor(arrays)
+    beta = _integers(arrays, "beta", least.shape)
+    own = factor * _own_costs(problem)
+    _check_size(own, np.abs(beta).astype(np.float64) * load.sum(axis=0), beta * 1.0 * (np.abs(least) + np.abs(most)))
+    total = factor * problem.base_cost + int((own - load @ beta.T).min(axis=1).sum())
+    total += int(np.where(beta > 0, least * beta, most * beta).sum())
+    return -(-total // factor)
+
+
+def _own_costs(problem: LayerProblem) -> IntArray:
+    """N×P: what each neuron costs on each worker; nobody shares its messages."""
+    num_neurons, num_workers = problem.num_neurons, problem.num_workers
+    cost = np.array(problem.place_cost)
+    for i, p in itertools.product(range(num_neurons), range(num_workers)):
+        if problem.communication == "per_weight":
+            away = problem.input_worker != p
+            cost[i, p] += np.minimum(problem.gain[i], problem.send_cost[:, p])[away].sum()
+            continue
+        for q in range(num_workers):
+            if q != p:
+                lost = problem.gain[i][problem.input_worker == q].sum()
+                cost[i, p] += min(int(lost), int(problem.partial_cost[i, q, p]))
+    return cost
+
+
+# -- lagrangian: blocks of inputs
+
+
+def _block_bound(problem: LayerProblem, arrays: Arrays) -> int:
+    if problem.communication != "inputs" or problem.objective != "weighted":
+        raise RefutedError("blocks prove a bound only where inputs are sent and all costs count")
+    factor = _factor(arrays)
+    blocks = _blocks(problem, arrays)
+    num_neurons = problem.num_neurons
+    mu = _integers(arrays, "mu", (len(blocks), num_neurons))
+    claimed = _integers(arrays, "least", (len(blocks),))
+    slopes = _integers(arrays, "slopes", (sum(len(inputs) for _, inputs in blocks), num_neurons))
+    gain = problem.gain
+    sizes = (problem.prune_cost, problem.send_cost, problem.place_cost)
+    _check_size(*(factor * array.astype(np.float64) for array in sizes), mu, slopes)
+    few, many = _counts(problem)
+    cost = factor * np.array(problem.place_cost)
+    total = factor * problem.base_cost + factor * _outside(problem, blocks, gain, few, many, cost, factor)
+    start = 0
+    for b, (p, inputs) in enumerate(blocks):
+        cost[:, p] += mu[b]
+        here = slopes[start : start + len(inputs)]
+        start += len(inputs)
+        gains = factor * gain.T[inputs].reshape(len(inputs), num_neurons)
+        sends = factor * problem.send_cost[inputs, p]
+        total += _least_pattern(gains, sends, here, mu[b], int(few[p]), int(many[p]), int(claimed[b]))
+    total += int(cost.min(axis=1).sum())
+    return -(-total // factor)
+
+
+def _blocks(problem: LayerProblem, arrays: Arrays) -> list[tuple[int, list[int]]]:
+    worker = _integers(arrays, "block_worker", None)
+    ends = _integers(arrays, "block_ends", worker.shape)
+    inputs = _integers(arrays, "block_inputs", None)
+    if worker.ndim != 1 or inputs.ndim != 1:
+        raise RefutedError("block_worker and block_inputs must be lists")
+    if np.any(np.diff(ends, prepend=0) < 0) or (ends[-1] if ends.size else 0) != inputs.size:
+        raise RefutedError("block_ends do not cut block_inputs into blocks")
+    if np.any((worker < 0) | (worker >= problem.num_workers)):
+        raise RefutedError("a block belongs to a worker that is none")
+    if np.any((inputs < 0) | (inputs >= problem.num_inputs)):
+        raise RefutedError("a block holds an input that is none")
+    pairs = list(zip(inputs.tolist(), np.repeat(worker, np.diff(ends, prepend=0)).tolist(), strict=True))
+    for j, p in pairs:
+        if problem.input_worker[j] == p:
+            raise RefutedError(f"a block sends input {j} to worker {p}, where it lives")
+    if len(set(pairs)) != len(pairs):
+        twice = next(pair for pair in pairs if pairs.count(pair) > 1)
+        raise RefutedError(f"input {twice[0]} for worker {twice[1]} is in two blocks")
+    parts = np.split(inputs, ends[:-1]) if ends.size else []
+    return [(int(p), part.tolist()) for p, part in zip(worker, parts, strict=True)]
+
+
+def _outside(
+    problem: LayerProblem,
+    blocks: list[tuple[int, list[int]]],
+    gain: IntArray,
+    few: IntArray,
+    many: IntArray,
+    cost: IntArray,
+    factor: int,
+) -> int:
+    """What the remote pairs in no block cost at least; gains that are lost for certain are added to `cost`."""
+    inside = np.zeros((problem.num_inputs, problem.num_workers), dtype=bool)
+    for p, inputs in blocks:
+        inside[inputs, p] = True
+    ordered = np.sort(gain, axis=0)
+    total = 0
+    for p in range(problem.num_workers):
+        outside = ~inside[:, p] & (problem.input_worker != p)
+        send = problem.send_cost[:, p]
+        lowest = ordered[: few[p]].sum(axis=0)
+        highest = ordered[problem.num_neurons - many[p] :].sum(axis=0)
+        lost = outside & (lowest < send) & (highest <= send)
+        cost[:, p] += factor * gain[:, lost].sum(axis=1)
+        total += int(np.minimum(lowest, send)[outside & ~lost].sum())
+    return total
+
+
+def _least_pattern(
+    gains: IntArray, sends: IntArray, slopes: IntArray, mu: IntArray, few: int, many: int, claimed: int
+) -> int:
+    """The least of v_B(μ) and `claimed`: all patterns that could be below it are looked at.
+
+    An undecided input costs at least λ·x + v, v = min( t + min −λ·x, min (g − λ)·x ), whatever λ. Inputs are decided
+    one by one; what cannot come below `claimed` any more is left out.
+    """
+    rest = np.minimum(sends + _least_sums(-slopes, few, many), _least_sums(gains - slopes, few, many))
+    pending = [(0, (slopes.sum(axis=0) - mu)[None, :], np.zeros(1, dtype=np.int64))]
+    least = claimed
+    if not len(sends):
+        return min(least, int(_least_sums(-mu[None, :], few, many)[0]))
+    while pending:
+        k, weights, paid = pending.pop()
+        weights = weights - slopes[k]
+        weights = np.vstack([weights, weights + gains[k]])
+        paid = np.concatenate([paid + sends[k], paid])
+        at_least = paid + _least_sums(weights, few, many) + int(rest[k + 1 :].sum())
+        if k + 1 == len(sends):
+            least = min(least, int(at_least.min()))
+            continue
+        open_ones = np.flatnonzero(at_least < least)
+        step = max(1, _ENTRIES // weights.shape[1])
+        for start in range(0, open_ones.size, step):
+            chosen = open_ones[start : start + step]
+            pending.append((k + 1, weights[chosen], paid[chosen]))
+    return least
+
+
+def _least_sums(rows: IntArray, few: int, many: int) -> IntArray:
+    """For each row the least sum of at least `few` and at most `many` of its entries."""
+    if many < rows.shape[1]:
+        rows = np.partition(rows, many, axis=1)[:, :many]
+    if 0 < few < rows.shape[1]:
+        rows = np.partition(rows, few - 1, axis=1)
+    total: IntArray = rows[:, :few].sum(axis=1) + np.minimum(rows[:, few:], 0).sum(axis=1)
+    return total
+
+
+# -- exhaustive: all assignments
+
+
+def _least_of_all(problem: LayerProblem, constraints: Sequence[Constraint]) -> int | None:
+    # Where only the loads bind, the best messages follow from the placement.
+    chosen = bool(problem.message_rules or constraints)
+    messages = problem.num_neurons * (problem.num_workers - 1)
+    if problem.communication != "partials":
+        messages = int(problem.remote.sum())
+    count = problem.num_workers**problem.num_neurons * 2.0 ** (messages if chosen else 0)
+    if count > _MOST_ASSIGNMENTS:
+        raise UncheckableError(f"there are {count:.3g} assignments, and {_MOST_ASSIGNMENTS} are enumerated at most")
+    least = None
+    for assignment in _assignments(problem, chosen):
+        found = evaluate(problem, assignment, constraints)
+        if found.feasible and (least is None or found.objective < least):
+            least = found.objective
+    return least
+
+
+def _assignments(problem: LayerProblem, chosen: bool) -> Iterator[Assignment]:
+    """Every placement, with every choice of messages if they are to be chosen."""
+    for placement in itertools.product(range(problem.num_workers), repeat=problem.num_neurons):
+        worker = np.array(placement, dtype=np.int64)
+        if not chosen:
+            yield Assignment(worker)
+            continue
+        partials = problem.communication == "partials"
+        may = np.arange(problem.num_workers) != worker[:, None] if partials else problem.remote
+        for flags in itertools.product((False, True), repeat=int(may.sum())):
+            messages = np.zeros(may.shape, dtype=bool)
+            messages[may] = flags
+            yield Assignment(worker, partial=messages) if partials else Assignment(worker, sent=messages)
+
+
+# -- what all need
+
+
+def _loads(problem: LayerProblem) -> tuple[IntArray, IntArray, IntArray]:
+    """N×K, P×K, P×K: loads in their common unit, and what each worker's load lies between."""
+    unit = np.maximum(np.gcd.reduce(problem.load, axis=0), 1)
+    load = problem.load // unit
+    total = load.sum(axis=0)
+    most = np.minimum(problem.capacity // unit, total)
+    least = -(-problem.min_load // unit)
+    # What the others cannot hold, a worker must; what the others must hold, it cannot.
+    least = np.maximum(least, total - most.sum(axis=0) + most)
+    return load, least, np.minimum(most, total - least.sum(axis=0) + least)
+
+
+def _counts(problem: LayerProblem) -> tuple[IntArray, IntArray]:
+    """P, P: how many neurons a worker holds at least and at most."""
+    load, least, most = _loads(problem)
+    num_neurons, num_workers = problem.num_neurons, problem.num_workers
+    few, many = np.zeros(num_workers, dtype=np.int64), np.full(num_workers, num_neurons)
+    for k, p in itertools.product(range(load.shape[1]), range(num_workers)):
+        light = np.cumsum(np.sort(load[:, k]))
+        heavy = np.cumsum(np.sort(load[:, k])[::-1])
+        many[p] = min(many[p], int((light <= most[p, k]).sum()))
+        if least[p, k] > 0:
+            few[p] = max(few[p], int((heavy < least[p, k]).sum()) + 1)
+    few = np.maximum(few, num_neurons - many.sum() + many)
+    many = np.minimum(many, num_neurons - few.sum() + few)
+    if np.any(few > many):
+        raise RefutedError("no placement fits the workers; there is nothing to bound")
+    return few, many
+
+
+def _factor(arrays: Arrays) -> int:
+    factor = int(_integers(arrays, "factor", ()))
+    if factor < 1:
+        raise RefutedError(f"factor is {factor}; needs at least 1")
+    return factor
+
+
+def _integers(arrays: Arrays, key: str, shape: tuple[int, ...] | None) -> IntArray:
+    if key not in arrays:
+        raise RefutedError(f"array {key!r} is missing")
+    array = arrays[key]
+    if array.dtype != np.int64:
+        raise RefutedError(f"array {key!r} holds {array.dtype}, needs int64")
+    if shape is not None and array.shape != shape:
+        raise RefutedError(f"array {key!r} has shape {array.shape}, needs {shape}")
+    return array
+
+
+def _check_size(*arrays: NDArray[Any]) -> None:
+    """Raises RefutedError where sums of these could leave int64."""
+    total = sum(float(np.abs(array.astype(np.float64)).sum()) for array in arrays)
+    if total >= _INT64:
+        raise RefutedError(f"its numbers add up to {total:.3g}, beyond what can be added exactly in int64")
