@@ -17,21 +17,31 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from formulations.array_limits import SUMS
 from formulations.assignment import Assignment
 from formulations.constraints import Constraint
 from formulations.custom_rows import compile_with, custom_rows
 from formulations.fields import NO_LIMIT
-from formulations.milp import MilpData
 from formulations.problem import LayerProblem
+from formulations.strengthened import STRENGTHENED
 from formulations.textbook import TEXTBOOK
-from solvers.backend import MilpStatus
-from solvers.base import ContradictionError, Limit, SolveLimits, StoppedError, Stopwatch
+from solvers.backend import MilpResult, MilpStatus
+from solvers.base import (
+    ContradictionError,
+    Limit,
+    MissingPackageError,
+    SolveLimits,
+    StoppedError,
+    Stopwatch,
+)
+from solvers.mip import MipSolver
 
 IntArray = NDArray[np.int64]
 
 CONSTRAINT = "constraint"
-#: A question that takes longer than this share of the time left is given up, so that others can be asked.
-_SHARE = 0.2
+#: A question that takes CP-SAT, and then HiGHS, longer than this share of the time left is given up, so that others
+#: can be asked.
+_SHARES = 0.05, 0.2
 #: Where the search was cut short, so many rules of a kind are named; nobody reads all entries of a matrix.
 _NAMED = 2
 
@@ -94,7 +104,7 @@ def find_conflict(
     Raises:
         InputError: a constraint has no rows for this problem, or CP-SAT cannot take its numbers.
         ContradictionError: an assignment satisfies all rules.
-        SolverError: CP-SAT failed.
+        SolverError: CP-SAT or HiGHS failed.
         KeyboardInterrupt: Ctrl-C during the search.
     """
     kinds = _rules_by_kind(problem, constraints)
@@ -224,27 +234,33 @@ class _Filter:
             )
 
     def _infeasible_without(self, dropped: frozenset[Rule]) -> bool | None:
-        """Whether the other rules cannot all hold; None where that was not found in time."""
-        from solvers.cp_sat import CpSat
+        """Whether the other rules cannot all hold; None where that was not found in time.
 
+        CP-SAT finds assignments, and contradictions among few rules; HiGHS on the strengthened model sees where
+        sums, such as losses under an error budget, cannot come out.
+        """
+        from solvers.cp_sat import CpSat
+        from solvers.highs import Highs
+
+        exact, relaxed = MipSolver("conflict", TEXTBOOK, CpSat()), MipSolver("conflict", STRENGTHENED, Highs())
         try:
-            data = self._model_without(dropped)
-        except StoppedError:
+            answer = self._asked(exact, dropped, _SHARES[0])
+            if answer.values is not None:
+                return False
+            if answer.status is not MilpStatus.INFEASIBLE and relaxed.why_not(self._problem) is None:
+                # What it finds may break a budget by what it cannot tell; that there is nothing is sure.
+                answer = self._asked(relaxed, dropped, _SHARES[1])
+        except (StoppedError, MissingPackageError):
             return None
-        if data.matrix.nnz > CpSat().entries_per_second * self._watch.remaining:  # reading it cannot be interrupted
-            return None
-        answer = CpSat().solve(data, None, self._watch.limits_left(share=_SHARE))
-        if answer.limit is Limit.INTERRUPT:
-            raise KeyboardInterrupt
-        if answer.values is not None:
-            return False
         return True if answer.status is MilpStatus.INFEASIBLE else None
 
-    def _model_without(self, dropped: frozenset[Rule]) -> MilpData:
-        """The MIP of the other rules, in which every solution costs the same.
+    def _asked(self, solver: MipSolver, dropped: frozenset[Rule], share: float) -> MilpResult:
+        """What a backend says of the model of the other rules, in a share of the time left.
 
         Raises:
-            StoppedError: a limit is reached.
+            StoppedError: a limit is reached, or the backend would spend the time left on reading it.
+            InputError: as `find_conflict`.
+            KeyboardInterrupt: Ctrl-C.
         """
         self._watch.check()
         problem = _without(self._problem, dropped)
@@ -252,8 +268,15 @@ class _Filter:
             # Nothing need be sent, so the placement decides; without weights the model is that of a placement alone.
             problem = dataclasses.replace(problem, prune_cost=np.zeros_like(problem.prune_cost))
         asked = [one for number, one in enumerate(self._constraints) if Rule(CONSTRAINT, (number,)) not in dropped]
-        _, data = compile_with(TEXTBOOK, problem, asked, lambda part: self._watch.check())
-        return dataclasses.replace(data, cost=np.zeros_like(data.cost))
+        _, data = compile_with(solver.formulation, problem, asked, lambda part: self._watch.check())
+        if data.matrix.nnz > solver.backend.entries_per_second * self._watch.remaining:
+            raise StoppedError(Limit.TIME)
+        # Every solution costs the same, so the first one ends the search.
+        data = dataclasses.replace(data, cost=np.zeros_like(data.cost)).coarser(SUMS, solver.largest_sum)
+        answer = solver.backend.solve(data, None, self._watch.limits_left(share))
+        if answer.limit is Limit.INTERRUPT:
+            raise KeyboardInterrupt
+        return answer
 
 
 #: What the limits of a worker, or of a link, forbid. Of a load, `of` is the resource; of a link, the worker sent to.

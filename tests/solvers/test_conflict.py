@@ -22,6 +22,7 @@ from solvers.base import ContradictionError, Limit, SolveLimits, UnsupportedErro
 from solvers.brute_force import subsets
 from solvers.conflict import CONSTRAINT, conflict, find_conflict
 from solvers.cp_sat import CpSat
+from solvers.highs import Highs
 
 SIZES = {"num_neurons": 3, "num_inputs": 3, "num_workers": 3}
 
@@ -125,12 +126,40 @@ def test_cut_short_it_says_so():
 
 @pytest.mark.parametrize("limit", [Limit.TIME, Limit.NODE])
 def test_a_question_left_open_keeps_its_rules(limit, monkeypatch):
-    """CP-SAT stopped without an answer proves nothing: nothing is dropped."""
+    """CP-SAT and HiGHS stopped without an answer prove nothing: nothing is dropped."""
     nothing = MilpResult(MilpStatus.STOPPED, None, math.inf, -math.inf, limit)
-    monkeypatch.setattr(CpSat, "solve", lambda *arguments, **options: nothing)
+    for backend in (CpSat, Highs):
+        monkeypatch.setattr(backend, "solve", lambda *arguments, **options: nothing)
     found = find_conflict(pair(), [Pin(0, 1), Pin(1, 1)])
     assert len(found.rules) == 6
     assert not found.irreducible
+
+
+def test_sums_that_cannot_come_out_are_seen(monkeypatch):
+    """Where CP-SAT finds nothing in time, the strengthened model's relaxation proves that losses exceed a budget."""
+    rng = np.random.default_rng(0)
+    prune, owner = (rng.standard_normal((8, 8)) ** 2 * 100).astype(int), np.arange(8) // 2
+    send = np.where(owner[:, None] != np.arange(4), 100, 0)
+    few = {"kept_weight_capacity": np.full(4, 16), "egress_capacity": np.full(4, 32)}
+    problem = LayerProblem(prune, owner, send, error_budget=int(0.05 * prune.sum()), traffic_budget=32, **few)
+    answers, ask = [], Highs.solve
+
+    def only_assignments(*arguments, **options):
+        answer = search(*arguments, **options)
+        unknown = MilpResult(MilpStatus.STOPPED, None, math.inf, -math.inf, Limit.TIME)
+        return answer if answer.values is not None else unknown
+
+    def heard(*arguments, **options):
+        answers.append(ask(*arguments, **options))
+        return answers[-1]
+
+    search = CpSat.solve
+    monkeypatch.setattr(CpSat, "solve", only_assignments)
+    monkeypatch.setattr(Highs, "solve", heard)
+    fields = {rule.field for rule in find_conflict(problem, limits=SolveLimits(seconds=60)).rules}
+    assert any(answer.status is MilpStatus.INFEASIBLE for answer in answers)
+    assert {"error_budget", "traffic_budget"} <= fields
+    assert not fields & few.keys()
 
 
 def test_ctrl_c_ends_it(monkeypatch):
