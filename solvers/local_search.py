@@ -1,4 +1,4 @@
-"""Local search: annealing by moves and swaps on the reduced objective, limits and budgets priced into it."""
+"""Local search: annealing by moves and swaps on the reduced objective; limits priced, custom constraints penalised."""
 
 from __future__ import annotations
 
@@ -37,31 +37,35 @@ if TYPE_CHECKING:
 
 IntArray = NDArray[np.int64]
 
-#: Temperatures of the first and the last step, in shares of the mean cost of a send.
-_HOTTEST, _COLDEST = 0.5, 0.002
-#: Of the first annealing, each of the following being twice as long; and of one at given prices, at most.
-_FIRST_STEPS, _STEPS_AT_PRICES = 1_000, 1_000_000
+#: Temperatures of the first step, of the first from the best placement, and of the last, in mean costs of a send.
+_HOTTEST, _HOTTEST_AGAIN, _COLDEST = 0.5, 0.2, 0.002
+#: Of the first annealing; of the longest, per pair of neurons; and of one at given prices, at most.
+_FIRST_STEPS, _MOST_PER_PAIR, _STEPS_AT_PRICES = 1_000, 128, 1_000_000
 #: The limits are looked at, and Ctrl-C heard, this often.
 _LOOK_SECONDS = 0.05
 _STEPS_WITHOUT_CLOCK = 10**8
-#: A search ends after so many times what its best took, at the earliest after so many rounds.
-_PATIENCE, _FEWEST_ROUNDS = 4, 12
+#: Of so many annealings of the longest kind, one starts anew, the others from the best.
+_LONGEST_PER_START = 4
+#: A search that has a time limit goes on for so many times what its best took.
+_PATIENCE = 20
 #: Assignments that the constraints are asked about after each annealing, besides one per neuron and worker.
 _FEWEST_LOOKS = 50
 
 
 @dataclass(frozen=True)
 class LocalSearch:
-    """Annealing from random placements; the paper's placement is the first incumbent.
+    """Annealing from random placements and from the best so far; the paper's placement is the first incumbent.
 
     Where messages are not shared (`partials`, `per_weight`) placing once takes the place of annealing. Limits
     and budgets are priced: what is annealed is the problem with rows (1)–(3) alone, at prices that follow what
-    the placements break, and the messages are then chosen within the limits. Runs of the same seed make the
-    same steps, but for the last annealing, which a time limit shortens.
+    the placements break, and the messages are then chosen within the limits. Custom constraints are penalised, see
+    `solvers.penalised`. Runs of the same seed make the same steps, but for the last annealing, which a time limit
+    shortens.
 
     Attributes:
-        steps_per_pair: moves and swaps tried in all, per pair of neurons; ends the search.
-        num_prices: changes of the prices, where limits are priced.
+        steps_per_pair: moves and swaps tried in all, per pair of neurons; ends the search, unless there is a time
+            limit and what was found is new.
+        num_prices: changes of the prices, where limits are priced; annealings under custom constraints.
         seed: of every random choice.
     """
 
@@ -90,7 +94,7 @@ class LocalSearch:
                 return infeasible_result(self, problem, run.watch, explain_infeasible(problem, run.watch.limits_left()))
             run.take_placement(worker, "placed once")
             if problem.num_workers > 1 and constraints:
-                self._search_under_constraints(run, problem, constraints)
+                self._search_under_constraints(run, problem, constraints, limits)
             elif problem.num_workers > 1 and problem.message_rules:
                 self._search_at_prices(run, problem)
             elif problem.num_workers > 1 and problem.communication == "inputs":
@@ -101,16 +105,26 @@ class LocalSearch:
         return replace(result, messages=(*result.messages, *run.messages))
 
     def _search(self, run: _Run, problem: LayerProblem, limits: SolveLimits) -> None:
-        """Anneal again and again, each time twice as long. Raises StoppedError at a limit."""
+        """Anneal from random placements, each time twice as long; in the end mostly from the best, less hot.
+
+        Raises:
+            StoppedError: a limit is reached.
+        """
         annealer = run.annealer(problem, self.seed)
         rng = np.random.default_rng(self.seed)
-        left = self.steps_per_pair * problem.num_neurons**2
-        if limits.seconds is None:
-            left = min(left, _STEPS_WITHOUT_CLOCK)
-        steps = _FIRST_STEPS
-        while left > 0:
-            left -= run.anneal(annealer, _random_placement(problem, rng, run.watch), problem, min(steps, left))
-            steps *= 2
+        pairs, timed = problem.num_neurons**2, limits.seconds is not None
+        enough = self.steps_per_pair * pairs if timed else min(self.steps_per_pair * pairs, _STEPS_WITHOUT_CLOCK)
+        longest = max(_FIRST_STEPS, _MOST_PER_PAIR * pairs)
+        steps, made, num_longest = _FIRST_STEPS, 0, 0
+        while made < enough:
+            objective, again = run.objective, num_longest % _LONGEST_PER_START > 0
+            start = run.best_worker if again else _random_placement(problem, rng, run.watch)
+            hottest = _HOTTEST_AGAIN if again else _HOTTEST
+            made += run.anneal(annealer, start, problem, min(steps, enough - made), hottest)
+            if timed and run.objective < objective:
+                enough = max(enough, _PATIENCE * made)
+            num_longest += steps == longest
+            steps = min(2 * steps, longest)
 
     def _search_at_prices(self, run: _Run, problem: LayerProblem) -> None:
         """Anneal or place at one set of prices after the other. Raises StoppedError at a limit."""
@@ -132,7 +146,9 @@ class LocalSearch:
     def _steps_at_prices(self, problem: LayerProblem) -> int:
         return min(_STEPS_AT_PRICES, max(1, self.steps_per_pair * problem.num_neurons**2 // self.num_prices))
 
-    def _search_under_constraints(self, run: _Run, problem: LayerProblem, constraints: Sequence[Constraint]) -> None:
+    def _search_under_constraints(
+        self, run: _Run, problem: LayerProblem, constraints: Sequence[Constraint], limits: SolveLimits
+    ) -> None:
         """Anneal and search on with the constraints, afresh and near the closest by turns.
 
         Raises:
@@ -144,9 +160,10 @@ class LocalSearch:
         prices = Prices(problem)
         search = Penalised(problem, constraints, self.seed, lambda found: run.take(found, "constraints hold"))
         steps = self._steps_at_prices(problem)
+        timed = limits.seconds is not None
         looks = problem.num_neurons * problem.num_workers + _FEWEST_LOOKS
-        number = better_at = 0
-        while number < (self.num_prices if run.best is None else max(_FEWEST_ROUNDS, _PATIENCE * better_at)):
+        number, enough = 0, self.num_prices
+        while number < enough:
             run.watch.check()
             objective = run.objective
             priced = prices.priced()
@@ -160,7 +177,7 @@ class LocalSearch:
             prices.update(search.improve(worker, looks, run.watch).worker)
             number += 1
             if run.objective < objective:
-                better_at = number
+                enough = _PATIENCE * number if timed else min(_PATIENCE * number, self.num_prices)
         if run.best is None and search.closest is not None:
             broken = "; ".join(map(str, search.closest.violations))
             run.messages = (f"nothing found satisfies everything; the closest has {broken}",)
@@ -186,6 +203,12 @@ class _Run:
     @property
     def objective(self) -> float:
         return math.inf if self.best is None else self.best.objective
+
+    @property
+    def best_worker(self) -> IntArray:
+        """Where the neurons of the best assignment sit; there must be one."""
+        assert self.best is not None
+        return self.best.assignment.worker
 
     def take_placement(self, worker: IntArray, message: str) -> None:
         """Keep a placement with its messages if it is better than the best."""
@@ -213,7 +236,9 @@ class _Run:
             self._steps_per_second = 1e6
         return annealer
 
-    def anneal(self, annealer: Annealer, start: IntArray, problem: LayerProblem, steps: int) -> int:
+    def anneal(
+        self, annealer: Annealer, start: IntArray, problem: LayerProblem, steps: int, hottest: float = _HOTTEST
+    ) -> int:
         """One annealing of at most `steps`, fewer where the clock leaves no room; how many were made.
 
         Raises:
@@ -222,8 +247,8 @@ class _Run:
         assert self._steps_per_second is not None  # annealer() has looked
         annealer.start(start)
         steps = int(max(1, min(steps, self._steps_per_second * self.watch.remaining)))
-        temperature = _HOTTEST * typical_cost(problem)
-        cooling = (_COLDEST / _HOTTEST) ** (1 / steps)
+        temperature = hottest * typical_cost(problem)
+        cooling = (_COLDEST / hottest) ** (1 / steps)
         made = 0
         try:
             while made < steps:
