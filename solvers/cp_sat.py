@@ -169,7 +169,8 @@ def _fill(proto: Any, data: MilpData, least: list[int], most: list[int]) -> None
         linear = proto.constraints.add().linear
         linear.vars.extend(indices[here])
         linear.coeffs.extend(entries[here])
-        linear.domain.extend((least[row], most[row]))
+        if least[row] <= most[row]:  # else no value will do: an empty domain
+            linear.domain.extend((least[row], most[row]))
     costly = np.flatnonzero(data.cost)
     proto.objective.vars.extend(costly.tolist())
     proto.objective.coeffs.extend(data.cost[costly].astype(np.int64).tolist())
