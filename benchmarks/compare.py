@@ -78,7 +78,9 @@ def _parser() -> Parser:
         "--seed", type=int, default=0, metavar="N", help="of every random choice, 0 or more (default: 0)"
     )
     parser.add_argument(
-        "--out", metavar="DIR", help="write problems (NAME.npz) and assignments (NAME.METHOD.npz) into this folder"
+        "--out",
+        metavar="DIR",
+        help="write problems (NAME.npz), assignments (NAME.METHOD.npz) and certificates (NAME.METHOD.cert.json) here",
     )
     parser.add_argument("--json", metavar="FILE", help="write all rows as JSON; '-' prints JSON alone")
     return parser

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.constraints import constraints_of, rehearse
-from benchmarks.output import output_name
+from benchmarks.output import certificate_name, output_name
 from benchmarks.rows import ERROR, UNSUPPORTED, ModelRow, Row, bare_row, row_of
 from formulations.assignment import Assignment
+from formulations.certificate import Certificate, arrays_of
 from formulations.constraints import Constraint
 from formulations.errors import InputError
 from formulations.problem import LayerProblem
@@ -29,6 +30,7 @@ from solvers.base import (
     SolveResult,
     UnsupportedError,
 )
+from solvers.certificate import certify
 from solvers.registry import get
 
 if TYPE_CHECKING:
@@ -48,7 +50,7 @@ class Comparison:
             where they cannot.
         limits: of each method on each problem.
         seed: of every method.
-        out: the folder for problems and assignments, if they are to be kept.
+        out: the folder for problems, assignments and certificates, if they are to be kept.
         show: hears what is going on.
         factories: make the custom constraints of each problem.
         taken: files that nothing under `out` may replace, and what they are.
@@ -88,7 +90,11 @@ class Comparison:
         taken = dict(self.taken)
         for name in names:
             files = {output_name(name): f"problem {name!r}"}
-            files |= {output_name(name, method): f"{method} on problem {name!r}" for method in self.methods}
+            for method in self.methods:
+                answer = f"{method} on problem {name!r}"
+                certificate = certificate_name(name, method)
+                files[output_name(name, method)] = answer
+                files |= dict.fromkeys((certificate, arrays_of(certificate)), f"the certificate of {answer}")
             for file, content in files.items():
                 path = Path(os.path.realpath(self.out / file))
                 if path in taken:
@@ -153,9 +159,7 @@ class Comparison:
         rows: list[Row] = []
         for method in self._methods_for(problem):
             row, result = self._attempt(problem, method)
-            assignment = None if result is None else result.assignment
-            file = self._save(output_name(problem.name, method), assignment)
-            rows.append(replace(row, problem=problem_file, assignment=file))
+            rows.append(replace(row, problem=problem_file, **self._keep(problem, method, result)))
             self.rows.append(rows[-1])
             if result is not None:
                 results.append(result)
@@ -190,7 +194,17 @@ class Comparison:
         seconds = time.perf_counter() - start
         return bare_row(problem, method, termination, seconds, [reason], constraints), None
 
-    def _save(self, name: str, item: LayerProblem | Assignment | None) -> str | None:
+    def _keep(self, problem: LayerProblem, method: str, result: SolveResult | None) -> dict[str, str | None]:
+        """The files of an answer, by field of its row."""
+        if self.out is None or result is None:
+            return {}
+        certificate = certify(problem, result, self.constraints(problem))
+        return {
+            "assignment": self._save(output_name(problem.name, method), result.assignment),
+            "certificate": self._save(certificate_name(problem.name, method), certificate),
+        }
+
+    def _save(self, name: str, item: LayerProblem | Assignment | Certificate | None) -> str | None:
         """The path of the item under `out`, None where it is not kept."""
         if self.out is None or item is None:
             return None

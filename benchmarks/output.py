@@ -86,6 +86,11 @@ def output_name(name: str, method: str = "") -> str:
     return f"{file_name(name)}.{method}.npz" if method else f"{file_name(name)}.npz"
 
 
+def certificate_name(name: str, method: str) -> str:
+    """The file of what a method's answer proves; its arrays are in the `.npz` of the same name."""
+    return f"{file_name(name)}.{method}.cert.json"
+
+
 def file_name(name: str) -> str:
     """A problem's name as a file name: names are data, must not lead out of the folder, and may be long."""
     safe = "".join(c if c.isalnum() or c in "._-" else "_" for c in name).lstrip(".") or "layer"

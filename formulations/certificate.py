@@ -93,7 +93,7 @@ class Certificate:
         path = Path(path)
         if path.suffix != ".json":
             raise InputError(f"{path}: a certificate's name ends in .json; its arrays go into an .npz beside it")
-        arrays = path.with_suffix(".npz")
+        arrays = path.with_name(arrays_of(path.name))
         write_arrays(arrays, ARRAYS_SCHEMA, self.arrays)
         content = {
             "schema": SCHEMA,
@@ -137,6 +137,11 @@ class Certificate:
                 f"{path}: its arrays are said to be in {file!r}; they lie beside it, so give a bare file name"
             )
         return cls(*found, claims, names, _read_beside(path.with_name(file), sha256, claims), made)
+
+
+def arrays_of(name: str) -> str:
+    """The name of the file with the arrays of a certificate of this name."""
+    return name.removesuffix(".json") + ".npz"
 
 
 class DamagedArraysError(InputError):

@@ -66,7 +66,7 @@ def _about_another(problem: LayerProblem, certificate: Certificate) -> str | Non
     if certificate.problem_digest != problem.digest:
         return f"the certificate is about {certificate.problem_digest[:12]}, {problem.name!r} is {problem.digest[:12]}"
     if certificate.scale != problem.scale:
-        return f"the certificate has costs times {certificate.scale!r}, problem {problem.name!r} times {problem.scale!r}"
+        return f"its costs are scaled by {certificate.scale!r}, those of problem {problem.name!r} by {problem.scale!r}"
     return None
 
 

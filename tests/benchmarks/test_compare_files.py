@@ -14,6 +14,7 @@ import pytest
 from benchmarks import compare
 from benchmarks.output import file_name
 from formulations import Assignment, InputError, LayerProblem
+from solvers import check
 
 METHODS = (*compare.BASELINES, "brute-force")
 
@@ -29,10 +30,21 @@ def _run(*arguments: str) -> int:
 
 
 def test_files_are_named_after_problem_and_method(tmp_path: Path) -> None:
-    """--out gets the problem as NAME.npz and each assignment as NAME.METHOD.npz, and nothing else."""
+    """--out gets the problem as NAME.npz, assignments as NAME.METHOD.npz, certificates with `cert`, nothing else."""
     assert _run("--problem", _write(tmp_path / "in.npz", "fc1"), "--out", str(tmp_path / "out")) == 0
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert names == {"fc1.npz", *(f"fc1.{method}.npz" for method in METHODS)}
+    endings = ("npz", "cert.json", "cert.npz")
+    assert names == {"fc1.npz", *(f"fc1.{method}.{ending}" for method in METHODS for ending in endings)}
+
+
+def test_the_checker_accepts_every_certificate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What --out holds, by the row that names it: problem and certificate belong together, and nothing is wrong."""
+    report = tmp_path / "rows.json"
+    problem = _write(tmp_path / "in.npz", "fc1")
+    assert _run("--problem", problem, "--out", str(tmp_path / "out"), "--json", str(report)) == 0
+    for row in json.loads(report.read_text(encoding="utf-8"))["rows"]:
+        assert check.main([row["problem"], row["certificate"]]) == 0
+    assert "verified: dual_bound: " in capsys.readouterr().out
 
 
 def _two_results_in_one_file(folder: Path) -> list[str]:
@@ -133,7 +145,7 @@ def test_long_names_are_shortened(letter: str, tmp_path: Path, capsys: pytest.Ca
     file = tmp_path / "rows.json"
     out = ["--out", str(tmp_path / "out"), "--json", str(file)]
     assert _run("--problem", problems[0], "--problem", problems[1], *out) == 0
-    assert len(list((tmp_path / "out").iterdir())) == 2 * (1 + len(METHODS))
+    assert len(list((tmp_path / "out").iterdir())) == 2 * (1 + 3 * len(METHODS))
     for row in json.loads(file.read_text())["rows"]:
         assert LayerProblem.read(row["problem"]).name == row["instance"]
         assert Path(row["problem"]).name.startswith(letter * 60)

@@ -12,8 +12,7 @@ import pytest
 
 from formulations import LayerProblem
 from formulations.constraints import Separate
-from solvers import Limit, SolveLimits, Termination, registry
-from solvers import ascent, decomposition
+from solvers import Limit, SolveLimits, Termination, ascent, decomposition, registry
 from solvers import lagrangian as module
 from solvers.base import StoppedError, Stopwatch
 from solvers.lagrangian import Lagrangian

@@ -102,7 +102,8 @@ def test_layers_without_shared_messages_are_assignment_problems(draw_problem, en
     """`partials` and `per_weight` with equal loads: OPTIMAL, proved by the assignment's duals."""
     num_proved = 0
     for number in range(120):
-        problem = draw_problem(np.random.default_rng([81, number]), communication=("partials", "per_weight")[number % 2])
+        mode = ("partials", "per_weight")[number % 2]
+        problem = draw_problem(np.random.default_rng([81, number]), communication=mode)
         truth = enumerate_placements(problem)
         result = Portfolio().solve(problem)
         if truth.feasible:
