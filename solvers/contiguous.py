@@ -16,17 +16,17 @@ from solvers.base import (
     refuse_unsupported,
     silent,
 )
-from solvers.placement import solve_by_placing_once, why_not_placing
+from solvers.placement import solve_by_placing_once, why_not_constrained
 
 
 @dataclass(frozen=True)
 class Contiguous:
-    """Places neurons in order, and keeps the messages that pay for themselves."""
+    """Places neurons in order, and keeps the messages that pay for themselves, within the limits there are."""
 
     name: str = "contiguous"
 
     def why_not(self, problem: LayerProblem, constraints: Sequence[Constraint] = ()) -> str | None:
-        return why_not_placing(problem, constraints)
+        return why_not_constrained(constraints)
 
     def solve(
         self,

@@ -28,7 +28,14 @@ from solvers.base import (
     refuse_unsupported,
     silent,
 )
-from solvers.placement import explain_infeasible, place, place_again, solve_by_placing_once, why_not_placing
+from solvers.placement import (
+    explain_infeasible,
+    place,
+    place_again,
+    solve_by_placing_once,
+    why_not_constrained,
+    why_not_placing,
+)
 
 IntArray = NDArray[np.int64]
 
@@ -39,13 +46,14 @@ class L0Munkres:
 
     A remote weight costs the cheaper of losing it and paying its send (Algorithm 1 of the paper);
     the neurons are then placed by linear assignment. Exact for `per_weight` and `partials`, whose
-    objectives are sums over neurons; for `inputs` it overprices inputs that several neurons share.
+    objectives are sums over neurons; for `inputs` it overprices inputs that several neurons share. Limits
+    and budgets it meets only after placing, by its choice of messages.
     """
 
     name: str = "l0-munkres"
 
     def why_not(self, problem: LayerProblem, constraints: Sequence[Constraint] = ()) -> str | None:
-        return why_not_placing(problem, constraints)
+        return why_not_constrained(constraints)
 
     def solve(
         self,

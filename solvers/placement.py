@@ -12,7 +12,6 @@ import numpy as np
 import scipy.optimize
 from numpy.typing import NDArray
 
-from formulations.assignment import Assignment
 from formulations.constraints import Constraint
 from formulations.errors import InputError
 from formulations.evaluation import Evaluation, evaluate
@@ -36,6 +35,7 @@ from solvers.base import (
     heuristic_result,
     infeasible_result,
 )
+from solvers.messages import choose_messages
 
 IntArray = NDArray[np.int64]
 
@@ -44,9 +44,10 @@ _EXPLAIN_SECONDS = 10.0
 
 def why_not_placing(problem: LayerProblem, constraints: Sequence[Constraint]) -> str | None:
     """Why a heuristic that only places, and lets the messages follow, cannot honour the problem; None where it can."""
-    if problem.message_rules and not constraints:
+    refusal = why_not_constrained(constraints)
+    if refusal is None and problem.message_rules:
         return f"it does not honour {', '.join(problem.message_rules)}"
-    return why_not_constrained(constraints)
+    return refusal
 
 
 def why_not_constrained(constraints: Sequence[Constraint]) -> str | None:
@@ -151,20 +152,29 @@ def _place_by_mip(problem: LayerProblem, cost_NP: IntArray, limits: SolveLimits)
 def solve_by_placing_once(
     solver: Solver, problem: LayerProblem, cost_NP: IntArray, limits: SolveLimits, report: Report
 ) -> SolveResult:
-    """The whole of a heuristic that knows what a placement costs before it places."""
+    """The whole of a heuristic that knows what a placement costs before it places.
+
+    Under limits and budgets the messages are chosen within them, if they can be: the placement knew nothing of them.
+    """
     watch = Stopwatch(limits)
     trajectory = Trajectory(watch, report)
     evaluation: Evaluation | None = None
     stopped: BaseException | None = None
+    messages: tuple[str, ...] = ()
     try:
         worker = place(problem, cost_NP, limits)
         if worker is None:
             return infeasible_result(solver, problem, watch, explain_infeasible(problem, watch.limits_left()))
-        evaluation = evaluate(problem, Assignment(worker))
-        trajectory.note(evaluation.objective, message="placed")
+        found = evaluate(problem, choose_messages(problem, worker))
+        if found.feasible:
+            evaluation = found
+            trajectory.note(found.objective, message="placed")
+        else:
+            messages = (f"the one placement that it tries has {'; '.join(map(str, found.violations))}",)
     except STOPS as stop:
         stopped = stop
-    return heuristic_result(solver, problem, evaluation, watch, trajectory, stopped)
+    result = heuristic_result(solver, problem, evaluation, watch, trajectory, stopped)
+    return replace(result, messages=(*result.messages, *messages))
 
 
 def explain_infeasible(

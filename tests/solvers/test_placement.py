@@ -10,7 +10,7 @@ import scipy.optimize
 
 from formulations import LayerProblem
 from formulations.loads import shortages
-from solvers import Limit, SolveLimits, Termination
+from solvers import Limit, SolveLimits, Termination, registry
 from solvers.backend import MilpResult, MilpStatus
 from solvers.base import SolverError
 from solvers.contiguous import Contiguous
@@ -149,6 +149,36 @@ def test_a_shortage_is_only_explained_where_there_is_one():
     problem = placement_problem(2, load=[[2], [1]], capacity=[[2], [1]])
     with pytest.raises(SolverError, match="yet a placement fits"):
         explain_infeasible(problem)
+
+
+@pytest.mark.parametrize("solver", [Contiguous(), L0Munkres()], ids=lambda solver: solver.name)
+def test_limits_are_met_after_placing_or_nothing_is_found(solver):
+    """Each neuron with its input: no room for a byte costs 1 + 1, and leaves an error budget of 1 unmet."""
+    costs = {"prune_cost": [[9, 1], [1, 8]], "input_worker": [0, 1], "send_cost": [[0, 5], [6, 0]]}
+    within = solver.solve(LayerProblem(**costs, ingress_capacity=[0, 0]))
+    assert (within.primal_bound, within.evaluation.bytes_sent) == (2, 0)
+    without = solver.solve(LayerProblem(**costs, ingress_capacity=[0, 0], error_budget=1))
+    assert (without.termination, without.limit) == (Termination.NO_SOLUTION_FOUND, None)
+    assert "error_budget broken by 1" in str(without)
+
+
+def test_no_heuristic_that_places_once_beats_enumeration(draw_limited_problem):
+    """On 100 problems of every limit and objective: feasible where it says so, never below the optimum."""
+    num_found = num_not_found = 0
+    for number in range(100):
+        problem = draw_limited_problem(np.random.default_rng([24, number]), sizes={**SIZES, "num_neurons": 4})
+        brute = registry.get("brute-force")
+        if brute.why_not(problem):
+            continue
+        truth = brute.solve(problem)
+        for result in (solver.solve(problem) for solver in (Contiguous(), L0Munkres())):
+            assert result.primal_bound >= truth.primal_bound, (number, str(result))
+            if result.termination is Termination.INFEASIBLE:
+                assert truth.termination is Termination.INFEASIBLE, (number, str(result))
+            num_found += result.evaluation is not None
+            num_not_found += result.evaluation is None and truth.evaluation is not None
+    assert num_found >= 60
+    assert num_not_found >= 1
 
 
 @pytest.mark.parametrize("solver", [Contiguous(), L0Munkres(), Alternation()], ids=lambda solver: solver.name)
