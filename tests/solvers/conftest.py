@@ -13,15 +13,16 @@ from solvers import Termination, registry
 from solvers.base import UnsupportedError
 from solvers.highs import Highs
 from solvers.l0_munkres import Alternation
+from solvers.local_search import LocalSearch
 from solvers.portfolio import Portfolio
 
 EXACT = ("highs", "highs-textbook", "cp-sat", "cp-sat-textbook", "scip", "scip-textbook")
 HEURISTICS = {
     "contiguous": registry.get("contiguous"),
     "l0-munkres": registry.get("l0-munkres"),
-    "alternation": Alternation(num_random_starts=2),  # fewer, for thousands of problems
-    "local-search": registry.get("local-search"),
-    "portfolio": Portfolio(threads=1),
+    # Fewer starts and steps, for thousands of problems.
+    "alternation": Alternation(num_random_starts=2),
+    "local-search": LocalSearch(steps_per_pair=200, num_prices=8),
 }
 
 
@@ -71,8 +72,8 @@ def assert_agreement():
     return _assert_agreement
 
 
-def _heuristic_answers(problem, constraints=()):
-    usable = {name: one for name, one in HEURISTICS.items() if not one.why_not(problem, constraints)}
+def _heuristic_answers(problem, constraints=(), heuristics=HEURISTICS):
+    usable = {name: one for name, one in heuristics.items() if not one.why_not(problem, constraints)}
     return {name: heuristic.solve(problem, constraints) for name, heuristic in usable.items()}
 
 
@@ -100,9 +101,10 @@ def _assert_agreement(problem, truth, constraints=(), where="", *, started=False
     Args:
         truth: the result of brute force.
         where: finds the problem again.
-        started: MIPs start from local search, where it takes the problem.
+        started: MIPs start from local search, where it takes the problem; and the portfolio is asked, too.
     """
-    results = _heuristic_answers(problem, constraints)
+    more = {"portfolio": Portfolio(threads=1)} if started else {}
+    results = _heuristic_answers(problem, constraints, {**HEURISTICS, **more})
     start = results.get("local-search") if started else None
     where = f"{where}: {problem.name}, {problem.message_rules}, {[one.name for one in constraints]}"
     for name, result in results.items():
