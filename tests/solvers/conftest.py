@@ -20,6 +20,7 @@ EXACT = ("highs", "highs-textbook", "cp-sat", "cp-sat-textbook", "scip", "scip-t
 HEURISTICS = {
     "contiguous": registry.get("contiguous"),
     "l0-munkres": registry.get("l0-munkres"),
+    "assignment": registry.get("assignment"),
     # Fewer starts and steps, for thousands of problems.
     "alternation": Alternation(num_random_starts=2),
     "local-search": LocalSearch(steps_per_pair=200, num_prices=8),

@@ -87,7 +87,7 @@ def test_an_unknown_solver_is_answered_with_the_nearest():
     """A misspelt name gets a guess, a wild one the whole list."""
     with pytest.raises(InputError, match="did you mean 'highs-textbook'"):
         registry.get("highs-textbok")
-    with pytest.raises(InputError, match=r"choose from alternation, brute-force"):
+    with pytest.raises(InputError, match=r"choose from alternation, assignment, brute-force"):
         registry.get("zzz")
 
 

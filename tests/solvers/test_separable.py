@@ -19,10 +19,11 @@ SMALL = {"num_neurons": 5, "num_inputs": 4, "num_workers": 3}
 
 
 def assert_all_agree(problem, exact_answers, where, names=BACKENDS):
-    """Munkres' placement is the MIPs' proven optimum, or all find that nothing fits; whether it is the former."""
+    """Munkres' placement is everyone's proven optimum, or all find that nothing fits; whether it is the former."""
     munkres = registry.get("l0-munkres").solve(problem)
     results = exact_answers(problem, names=names)
     assert list(results) == list(names), where
+    results["assignment"] = registry.get("assignment").solve(problem)
     for name, result in results.items():
         context = f"{where}: {name}: {result}; {munkres}"
         expected = Termination.INFEASIBLE if munkres.evaluation is None else Termination.OPTIMAL
