@@ -99,7 +99,7 @@ def find_conflict(
     """Rules of an infeasible problem that cannot all hold; where there was time, all but any one of them can.
 
     Of several conflicts, one of loads and constraints comes before one of messages. What the search has not dropped
-    when its limits are reached is in the answer.
+    when its limits are reached is in the answer; without one of time, every question is asked to its end.
 
     Raises:
         InputError: a constraint has no rows for this problem, or CP-SAT cannot take its numbers.

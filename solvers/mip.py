@@ -90,7 +90,7 @@ class MipSolver:
         """See `Solver.solve`.
 
         Raises:
-            UnsupportedError: the backend cannot count the problem's loads exactly, or the model not in float64.
+            UnsupportedError: the backend cannot count the problem's loads, or float64 does not hold its numbers.
             MissingPackageError: the backend's package is absent or unusable.
             ContradictionError: the backend's claims contradict the evaluation or a known solution.
         """
@@ -102,7 +102,8 @@ class MipSolver:
             if shortage:
                 return infeasible_result(self, problem, run.watch, shortage)
             data = run.compiled()
-            values = None if run.best is None else encode_assignment(problem, data, run.best.assignment)
+            # The constraints' own variables have values that only a solver can tell.
+            values = None if run.best is None or constraints else encode_assignment(problem, data, run.best.assignment)
             answer = self.backend.solve(data, values, run.watch.limits_left(), run.heard)
             if answer.status is MilpStatus.INFEASIBLE and run.best is None:
                 reasons = explain_infeasible(problem, run.watch.limits_left(), constraints)
@@ -151,9 +152,9 @@ class _Run:
         if np.any(lo > hi):
             return explain_infeasible(self._problem, self.watch.limits_left())
         starter = self._solver.starter
-        if starter is None or self._constraints or starter.why_not(self._problem):
+        if starter is None or starter.why_not(self._problem, self._constraints):
             return ()
-        start = starter.solve(self._problem, limits=self.watch.limits_left(share=0.2))
+        start = starter.solve(self._problem, self._constraints, limits=self.watch.limits_left(share=0.2))
         if start.termination is Termination.INFEASIBLE:
             return start.messages
         self.best = start.evaluation
