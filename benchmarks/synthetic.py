@@ -34,3 +34,25 @@ def dense_layer(num_neurons: int, num_inputs: int, num_workers: int = 4, seed: i
     price = 1000 * num_neurons // num_workers  # what a worker's neurons gain from an input on average
     send_cost = np.where(owner[:, None] != np.arange(num_workers), price, 0)
     return LayerProblem(prune_cost, owner, send_cost, name=f"dense-{num_neurons}x{num_inputs}-p{num_workers}")
+
+
+def on_half_the_workers(problem: LayerProblem) -> LayerProblem:
+    """The layer with its workers joined two by two, each input at its price as before.
+
+    Args:
+        problem: with equal links, no place costs and nothing but equal shares of the neurons to keep to, as the
+            shipped `d` layers are; 2 Q workers.
+    """
+    num_workers = problem.num_workers // 2
+    owner = problem.input_worker // 2
+    price = problem.send_cost.max(axis=1)
+    return LayerProblem(
+        problem.prune_cost,
+        owner,
+        np.where(owner[:, None] != np.arange(num_workers), price[:, None], 0),
+        keep_cost=problem.keep_cost,
+        objective_constant=problem.objective_constant,
+        input_bytes=problem.input_bytes,
+        name=problem.name.replace(f"-p{problem.num_workers}", f"-p{num_workers}"),
+        scaling=problem.scaling,
+    )
