@@ -47,7 +47,7 @@ class _Pool:
         patterns: per block, pattern → slot.
     """
 
-    gain: FloatArray
+    gain: NDArray[np.float32]
     cost: FloatArray
     size: IntArray
     threshold: FloatArray
@@ -98,18 +98,16 @@ class Ascent:
         self._place_PN = np.ascontiguousarray(whole.place_NP.T / self._unit)
         self._fewest, self._most = np.array(whole.fewest), np.array(whole.most)
         self._mu = np.zeros((num_blocks, num_neurons))
-        self._moments = np.zeros((2, num_blocks, num_neurons))
+        self._moments = np.zeros((2, num_blocks, num_neurons), dtype=np.float32)
         self._made = 0
         patterns = min(_POOL, 2**self.largest)
         self._pool = _Pool(
-            np.zeros((num_blocks, patterns, num_neurons)), np.zeros((num_blocks, patterns)),
+            np.zeros((num_blocks, patterns, num_neurons), dtype=np.float32), np.zeros((num_blocks, patterns)),
             np.zeros(num_blocks, dtype=np.int64), np.zeros((num_blocks, patterns)), np.zeros((num_blocks, patterns)),
             [{} for _ in blocks],
         )  # fmt: skip
-        self._search: list[PatternSearch] = []
         for b, block in enumerate(blocks):
             check()
-            self._search.append(whole.search(block, slopes))
             for j in block.inputs:
                 self._mu[b] += shares.get((j, block.worker), 0.0)
             for sent in (0, 1):
@@ -118,10 +116,10 @@ class Ascent:
 
     @staticmethod
     def num_bytes(whole: Decomposition, blocks: tuple[Block, ...]) -> int:
-        """What an ascent takes: pool, multipliers, moments and scratch; gains and minorants of the search."""
+        """What an ascent takes: pools and moments, of half length; multipliers, also as integers, and minorants."""
         largest = max(len(block.inputs) for block in blocks)
         num_pairs = sum(len(block.inputs) for block in blocks)
-        rows: int = len(blocks) * (min(_POOL, 2**largest) + 6) + 2 * num_pairs
+        rows: int = len(blocks) * (min(_POOL, 2**largest) // 2 + 5) + num_pairs
         return 8 * rows * whole.num_neurons
 
     def climb(self, steps: int, length: float) -> None:
@@ -146,7 +144,7 @@ class Ascent:
         The patterns it meets enter the pools.
         """
         mu = self._rounded()
-        seen = list(threads.map(lambda b: self._search[b].beam(mu[b], _BEAM), range(len(self.blocks))))
+        seen = list(threads.map(lambda b: self._search(b).beam(mu[b], _BEAM), range(len(self.blocks))))
         for b, (_, _, patterns) in enumerate(seen):
             self._take(b, patterns[:_TAKEN])
         self._check()
@@ -166,7 +164,7 @@ class Ascent:
         return self._proof(mu, [value for value, _, _ in results]), all(complete for _, complete, _ in results)
 
     def _least(self, b: int, mu: IntArray) -> tuple[int, bool, list[Pattern]]:
-        search = self._search[b]
+        search = self._search(b)
         bound, best, _ = search.beam(mu, _BEAM)
         if bound == best:
             return best, True, []
@@ -176,6 +174,11 @@ class Ascent:
     def rounded_shares(self) -> Slopes:
         """The shares in integers, costs times S."""
         return {pair: np.rint(share * self._unit).astype(np.int64) for pair, share in self.shares().items()}
+
+    def _search(self, b: int) -> PatternSearch:
+        """Made when it is needed: of thousands of blocks they would take more room than all the rest."""
+        self._check()
+        return self._whole.search(self.blocks[b], self._slopes)
 
     def shares(self) -> Shares:
         """The multipliers, cut into their inputs' shares: the slope of each, and an even part of the rest."""

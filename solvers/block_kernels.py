@@ -64,12 +64,12 @@ def _minimiser(weight: Any, fewest: Any, most: Any, scratch: Any, x: Any) -> Any
         count += weight[i] < 0
     left = min(max(count, fewest), most)
     for i in range(weight.size):
-        x[i] = 1.0 if left > 0 and weight[i] < largest else 0.0
+        x[i] = 1 if left > 0 and weight[i] < largest else 0
     for i in range(weight.size):
-        left -= x[i] > 0.0
+        left -= x[i] > 0
     for i in range(weight.size):
-        if left > 0 and x[i] == 0.0 and weight[i] == largest:
-            x[i] = 1.0
+        if left > 0 and x[i] == 0 and weight[i] == largest:
+            x[i] = 1
             left -= 1
 
 
@@ -155,7 +155,7 @@ def ascend(
     """Adam (Kingma and Ba 2015) on the pools' supergradient, projected; how many steps were made in all."""
     num_all, num_neurons = mu.shape
     value, chosen = np.zeros(num_all), np.zeros(num_all, np.int64)
-    x, pi = np.zeros((num_all, num_neurons)), np.zeros(num_neurons)
+    x, pi = np.zeros((num_all, num_neurons), np.int8), np.zeros(num_neurons)
     weight, scratch, common = np.zeros(num_neurons), np.zeros(num_neurons), np.zeros(place_PN.shape)
     for _ in range(steps):
         _pool_minima(gain, cost, size, threshold, mu, worker, fewest, most, value, chosen, x, weight, scratch)

@@ -16,6 +16,7 @@ from solvers.pattern_search import PatternSearch
 from solvers.proofs import Block
 
 IntArray = NDArray[np.int64]
+FloatArray = NDArray[np.float64]
 
 #: The mean send in integers: fine enough that rounding multipliers costs nothing that shows.
 _MEAN_SEND_LOG2 = 24
@@ -82,6 +83,26 @@ class Decomposition:
         inputs, p = list(block.inputs), block.worker
         slope_JN = np.array([slopes[j, p] for j in inputs], dtype=np.int64).reshape(len(inputs), self.num_neurons)
         return PatternSearch(self.gain_MN[inputs], self.send_MP[inputs, p], slope_JN, self.fewest[p], self.most[p])
+
+    def pairs(self) -> list[tuple[int, int]]:
+        """The free pairs (input, worker)."""
+        return [(int(j), p) for p, here in self.free.items() for j in here]
+
+    def first_shares(self) -> dict[tuple[int, int], FloatArray]:
+        """Multipliers s·g to begin with, in units of the mean send.
+
+        With A and a the largest and the least g·x, min(t, g·x) >= s·g·x + min( t − s·A, (1 − s)·a ), and s where
+        the two are equal is the best for neurons that are placed at random.
+        """
+        ordered = np.sort(self.gain_MN, axis=1)
+        shares: dict[tuple[int, int], FloatArray] = {}
+        for p, here in self.free.items():
+            lowest = ordered[here, : self.fewest[p]].sum(axis=1)
+            highest = ordered[here, self.num_neurons - self.most[p] :].sum(axis=1)
+            for j, low, high in zip(here.tolist(), lowest.tolist(), highest.tolist(), strict=True):
+                share = (int(self.send_MP[j, p]) - low) / max(1, high - low)
+                shares[j, p] = min(1.0, max(0.0, share)) * self.gain_MN[j] / (self.factor * self.unit)
+        return shares
 
     def singles(self) -> tuple[Block, ...]:
         """Blocks of one input each."""

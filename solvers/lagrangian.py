@@ -184,8 +184,9 @@ class _Run:
 def _stages(run: _Run) -> Iterator[tuple[BlockProof, str]]:
     """Blocks of one input each, then ever larger ones, each stage beginning with what the one before had learnt."""
     blocks = run.whole.singles()
-    slopes = {(j, block.worker): np.zeros(run.whole.num_neurons, np.int64) for block in blocks for j in block.inputs}
-    ascent = run.ascent(blocks, {}, slopes)
+    # Nothing is known of the inputs yet, and blocks of one need no minorants.
+    slopes = dict.fromkeys(run.whole.pairs(), np.zeros(run.whole.num_neurons, dtype=np.int64))
+    ascent = run.ascent(blocks, run.whole.first_shares(), slopes)
     yield from _first_stage(run, ascent)
     shares = ascent.shares()
     # Blocks of one input are minorants: min(t, g·x) >= μ·x + v(μ).
