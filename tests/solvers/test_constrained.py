@@ -1,5 +1,7 @@
 """Custom constraints in the MIPs: every solver that takes one returns what enumeration returns, the others refuse."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -58,7 +60,10 @@ def test_mips_agree_with_enumeration(block, limited, draw_problem, draw_limited_
         num_binding += truth.primal_bound != free.primal_bound
         for name in MIPS:
             try:
-                result = registry.get(name).solve(problem, constraints)
+                solver = registry.get(name)
+                # Few start from local search, which takes longer than these MIPs.
+                solver = solver if number % 10 == 0 else dataclasses.replace(solver, starter=None)
+                result = solver.solve(problem, constraints)
             except UnsupportedError:
                 continue  # loads or budgets that HiGHS cannot count exactly
             where = f"{number}, {[constraint.name for constraint in constraints]}: {result}"
