@@ -20,6 +20,9 @@ from solvers.threads import POLL_SECONDS, NativeRun
 _INSTALL = "run: pip install 'highspy>=1.12,<1.14'"
 #: By how much an integer column, a row or a reduced cost may be off; HiGHS's smallest, 1e-6 by default.
 _TOLERANCE = 1e-9
+#: HiGHS 1.13's presolve, at this tolerance, can end in a segmentation fault on rows of 0 with coefficients of 10^7
+#: and more. It does not without its rule for forcing rows, by its bit in `presolve_rule_off`.
+_LARGEST_FORCING, _FORCING_ROWS = 1e6, 1 << 6
 #: Root relaxations of formulations this large are solved 10 times faster by the interior point method.
 _COLUMNS_FOR_IPM = 3000
 
@@ -138,6 +141,8 @@ class Highs:
         highs, best = self._load(data, data.integer), _Incumbent(data, report)
         _set(highs, presolve=presolve, mip_rel_gap=0.0, mip_abs_gap=ABSOLUTE_GAP * best.factor)
         _set(highs, mip_feasibility_tolerance=_TOLERANCE)
+        if np.abs(data.matrix.data).max(initial=0.0) > _LARGEST_FORCING:
+            _set(highs, presolve_rule_off=_FORCING_ROWS)
         if data.num_columns >= _COLUMNS_FOR_IPM:
             _set(highs, mip_lp_solver="ipm", mip_ipm_solver="ipx")
         if math.isfinite(watch.remaining):

@@ -185,6 +185,27 @@ def test_a_false_infeasible_is_overruled_by_the_second_run(tiny_data, optimum, m
     assert answer.objective + tiny_data.offset == pytest.approx(optimum)
 
 
+CRASH = """
+from formulations import LayerProblem
+from solvers import registry
+problem = LayerProblem(
+    [[0], [12983165236564], [18445707413337]], [0], [[0, 20887630886411, 36832591777917]], keep_cost=7027790522536,
+    load=[[3, 2], [2, 2], [3, 2]], capacity=[[6, 6], [3, 4], [1, 1]], min_load=[[4, 1], [3, 1], [0, 0]],
+    link_capacity=[[-1, -1, 0], [6, -1, -1], [5, 3, -1]], communication="partials", objective="error", error_budget=0,
+    traffic_budget=12, partial_cost=[[1, 1, 1]] * 3, partial_bytes=[5, 6, 0],
+)
+for name in ("brute-force", "highs", "highs-textbook"):
+    print(registry.get(name).solve(problem).primal_bound)
+"""
+
+
+def test_large_coefficients_do_not_end_the_process():
+    """No loss allowed, of weights of 10^13: a model on which HiGHS 1.13's presolve runs into a segmentation fault."""
+    child = subprocess.run([sys.executable, "-c", CRASH], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert child.returncode == 0, child.stderr
+    assert len(set(child.stdout.split())) == 1, child.stdout
+
+
 def test_a_start_does_not_change_the_answer(tiny_problem, tiny_data, optimum):
     """Started from the worst placement or the best, the optimum is the same."""
     for worker in ([0, 0, 1, 1], [1, 1, 0, 0], [0, 1, 0, 1]):
