@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from benchmarks.command import Parser, exit_status, measured
 from benchmarks.output import STANDARD_OUTPUT, check_file, console, write_json
-from benchmarks.plots import plot_steps
+from benchmarks.plots import plot_gaps
 from benchmarks.shipped import best_known, read_problems
 from benchmarks.synthetic import dense_layer, on_half_the_workers
 from formulations.errors import InputError
@@ -141,6 +141,10 @@ def best_objectives(proofs: Sequence[Proof]) -> dict[str, float]:
     return best
 
 
+def _gap(best: float, bound: int | None) -> float | None:
+    return relative_gap(best, -math.inf if bound is None else bound)
+
+
 def by_block_size(proofs: Sequence[Proof]) -> list[SizeProof]:
     """What blocks of each size proved, where the solver says what its blocks are."""
     best = best_objectives(proofs)
@@ -150,8 +154,7 @@ def by_block_size(proofs: Sequence[Proof]) -> list[SizeProof]:
             size = _BLOCKS.match(step.message)
             if size and step.dual_bound is not None:
                 key = (proof.problem, proof.solver, int(size[1]))
-                to_best = relative_gap(best[proof.problem], step.dual_bound)
-                found[key] = SizeProof(*key, step.dual_bound, to_best, step.seconds)
+                found[key] = SizeProof(*key, step.dual_bound, _gap(best[proof.problem], step.dual_bound), step.seconds)
     return list(found.values())
 
 
@@ -160,12 +163,10 @@ def print_table(proofs: Sequence[Proof]) -> None:
     best = best_objectives(proofs)
     rows = []
     for proof in proofs:
-        bound = -math.inf if proof.dual_bound is None else proof.dual_bound
-        to_best = relative_gap(best[proof.problem], bound)
         reached = f"{proof.bounds[-1].seconds:.1f}" if proof.bounds else "-"
         figures = ["-" if value is None else str(value) for value in (proof.objective, proof.dual_bound)]
         known = "-" if proof.best_known is None else str(proof.best_known)
-        gaps = (_percent(proof.gap), _percent(to_best))
+        gaps = (_percent(proof.gap), _percent(_gap(best[proof.problem], proof.dual_bound)))
         rows.append((proof.problem, proof.solver, known, *figures, *gaps, reached, f"{proof.seconds:.1f}"))
     names = ("best known", "objective", "lower bound", "gap", "to best", "bound at", "seconds")
     _print("Certified gaps", names, rows)
@@ -201,14 +202,11 @@ def plot(proofs: Sequence[Proof], path: str) -> None:
     best = best_objectives(proofs)
     panels: dict[str, dict[str, list[tuple[float, float]]]] = {name: {} for name in best}
     for proof in proofs:
-        points = []
-        for step in proof.bounds:
-            gap = relative_gap(best[proof.problem], -math.inf if step.dual_bound is None else step.dual_bound)
-            if gap is not None:
-                points.append((step.seconds, gap))
+        gaps = [(step.seconds, _gap(best[proof.problem], step.dual_bound)) for step in proof.bounds]
+        points = [(seconds, gap) for seconds, gap in gaps if gap is not None]
         if points:
             panels[proof.problem][proof.solver] = [*points, (proof.seconds, points[-1][1])]
-    plot_steps(panels, path, value="gap to the best objective", percent=True)
+    plot_gaps(panels, path)
 
 
 def _parser() -> Parser:
@@ -266,9 +264,10 @@ def _report(proofs: Sequence[Proof], arguments: argparse.Namespace) -> None:
     if arguments.plot:
         plot(proofs, arguments.plot)
     if arguments.json:
+        best = best_objectives(proofs)
+        rows = [{**asdict(proof), "to_best": _gap(best[proof.problem], proof.dual_bound)} for proof in proofs]
         sizes = [asdict(row) for row in by_block_size(proofs)]
-        content = {"seconds": arguments.seconds, "proofs": [asdict(proof) for proof in proofs], "block_sizes": sizes}
-        write_json(arguments.json, SCHEMA, content)
+        write_json(arguments.json, SCHEMA, {"seconds": arguments.seconds, "proofs": rows, "block_sizes": sizes})
 
 
 def _run(argv: Sequence[str] | None) -> int:

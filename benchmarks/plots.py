@@ -9,15 +9,17 @@ from formulations.files import write_file
 
 Points = Sequence[tuple[float, float]]
 
+_PANELS_IN_A_ROW = 4
+#: Shares below this are drawn on a linear scale, so that 0 has its place.
+_SMALLEST_SHARE = 1e-3
 
-def plot_steps(panels: Mapping[str, Mapping[str, Points]], path: str, *, value: str, percent: bool = False) -> None:
-    """Draw step curves over the logarithm of the seconds.
+
+def plot_gaps(panels: Mapping[str, Mapping[str, Points]], path: str) -> None:
+    """Draw gaps against time, both logarithmic, as steps.
 
     Args:
-        panels: title → label → points (seconds, value), in order of time.
+        panels: title → label → points (seconds, gap), in order of time.
         path: of the SVG.
-        value: what the vertical axis shows.
-        percent: of shares, logarithmic but for the last tenth of a per cent, so that 0 has its place.
 
     Raises:
         InputError: the file cannot be written.
@@ -26,19 +28,20 @@ def plot_steps(panels: Mapping[str, Mapping[str, Points]], path: str, *, value: 
 
     matplotlib.use("svg")
     import matplotlib.pyplot as plt
-    from matplotlib.ticker import PercentFormatter
 
-    figure, drawn = plt.subplots(1, len(panels), figsize=(4.5 * len(panels), 3.5), squeeze=False)
-    for panel, (title, curves) in zip(drawn[0], panels.items(), strict=True):
+    columns = min(_PANELS_IN_A_ROW, len(panels))
+    rows = -(-len(panels) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(4.5 * columns, 3.5 * rows), squeeze=False)
+    for axis in axes.flat[len(panels) :]:
+        axis.set_visible(False)
+    for axis, (title, curves) in zip(axes.flat, panels.items(), strict=False):
         for label, points in curves.items():
-            panel.step(*zip(*points, strict=True), where="post", label=label)
-        panel.set(title=title, xlabel="seconds", ylabel=value, xscale="log")
-        if percent:
-            panel.set_yscale("symlog", linthresh=1e-3)
-            panel.set_ylim(0, 1)
-            panel.yaxis.set_major_formatter(PercentFormatter(1))
+            axis.step(*zip(*points, strict=True), where="post", label=label)
+        axis.set(title=title, xlabel="seconds", ylabel="gap", xscale="log", ylim=(0, 1))
+        axis.set_yscale("symlog", linthresh=_SMALLEST_SHARE)
+        axis.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g} %")
         if curves:
-            panel.legend(fontsize="small")
+            axis.legend(fontsize="small")
     figure.tight_layout()
     text = io.BytesIO()
     figure.savefig(text, format="svg")
