@@ -22,7 +22,17 @@ SCHEMA, ARRAYS_SCHEMA = "certificate/1", "certificate-arrays/1"
 #: Arrays of the assignment, and of the proofs of lower bounds by kind (solvers/proofs.py).
 ARRAYS: Mapping[str, tuple[str, ...]] = {
     "assignment of the neurons": ("worker", "sent", "partial"),
-    "lagrangian": ("factor", "block_worker", "block_ends", "block_inputs", "mu", "least", "slopes"),
+    "lagrangian, tree": (
+        "leaf_worker",
+        "leaf_factor",
+        "leaf_ends",
+        "block_worker",
+        "block_ends",
+        "block_inputs",
+        "mu",
+        "least",
+        "slopes",
+    ),
     "assignment": ("factor", "beta"),
 }
 TERMINATIONS = ("OPTIMAL", "FEASIBLE", "INFEASIBLE", "NO_SOLUTION_FOUND")

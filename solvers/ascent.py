@@ -15,16 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from solvers.base import SolverError
-from solvers.decomposition import Decomposition
+from solvers.decomposition import Decomposition, Shares
 from solvers.pattern_search import PatternSearch
-from solvers.proofs import Block, BlockProof
+from solvers.proofs import FREE, Block, Leaf
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
 Pattern = tuple[int, ...]
-#: By (input, worker): N, multipliers in units of the mean send; and N, λ of a minorant.
-Shares = dict[tuple[int, int], FloatArray]
-Slopes = dict[tuple[int, int], IntArray]
 
 _LARGEST_MULTIPLIERS = 2.0**61
 _POOL = 64
@@ -78,14 +75,14 @@ class Ascent:
         whole: Decomposition,
         blocks: tuple[Block, ...],
         shares: Shares,
-        slopes: Slopes,
+        slopes: Shares,
         check: Callable[[], None],
     ) -> None:
         """Begins with the sum of its inputs' shares of the multipliers.
 
         Args:
             shares: 0 where absent.
-            slopes: of the minorants.
+            slopes: λ of the minorants; 0 where absent.
             check: called often; raises at a limit.
         """
         self.blocks = blocks
@@ -100,6 +97,7 @@ class Ascent:
         self._mu = np.zeros((num_blocks, num_neurons))
         self._moments = np.zeros((2, num_blocks, num_neurons), dtype=np.float32)
         self._made = 0
+        self._placed_PN = np.zeros((whole.num_workers, num_neurons))
         patterns = min(_POOL, 2**self.largest)
         self._pool = _Pool(
             np.zeros((num_blocks, patterns, num_neurons), dtype=np.float32), np.zeros((num_blocks, patterns)),
@@ -109,7 +107,7 @@ class Ascent:
         for b, block in enumerate(blocks):
             check()
             for j in block.inputs:
-                self._mu[b] += shares.get((j, block.worker), 0.0)
+                self._mu[b] += shares.get((j, block.worker), 0.0) / whole.unit
             for sent in (0, 1):
                 self._add(b, (sent,) * len(block.inputs))
         self._project()
@@ -126,6 +124,8 @@ class Ascent:
         """Steps of the ascent on the pools, each of `length` mean sends over the neurons of a worker."""
         from solvers.block_kernels import ascend
 
+        self._placed_PN[:] = 0.0
+
         whole, pool, moments = self._whole, self._pool, self._moments
         neurons_of_worker = max(1.0, whole.num_neurons / whole.num_workers)
         while steps > 0:
@@ -134,11 +134,16 @@ class Ascent:
             self._made = ascend(
                 pool.gain, pool.cost, pool.size, pool.threshold, pool.last_used, self._mu, self._worker, self._place_PN,
                 self._num_blocks, self._fewest, self._most, moments[0], moments[1], self._made, now,
-                length / neurons_of_worker,
+                length / neurons_of_worker, self._placed_PN,
             )  # fmt: skip
             steps -= now
 
-    def look(self, threads: Executor) -> tuple[BlockProof, int]:
+    @property
+    def wanted(self) -> FloatArray:
+        """N×P; during the last climb, how often the blocks of each worker wanted each neuron, on average."""
+        return self._placed_PN.T
+
+    def look(self, threads: Executor) -> tuple[Leaf, int]:
         """What the multipliers prove at a quick look, and what they would prove if it missed no pattern.
 
         The patterns it meets enter the pools.
@@ -148,10 +153,10 @@ class Ascent:
         for b, (_, _, patterns) in enumerate(seen):
             self._take(b, patterns[:_TAKEN])
         self._check()
-        proof = self._proof(mu, [bound for bound, _, _ in seen])
-        return proof, self._total(mu, [best for _, best, _ in seen])
+        leaf = self._leaf(mu, [bound for bound, _, _ in seen])
+        return leaf, self._total(mu, [best for _, best, _ in seen])
 
-    def prove(self, threads: Executor) -> tuple[BlockProof, bool]:
+    def prove(self, threads: Executor) -> tuple[Leaf, bool]:
         """What the multipliers prove, by exact search, and whether that went to its end.
 
         Raises:
@@ -161,7 +166,7 @@ class Ascent:
         results = list(threads.map(lambda b: self._least(b, mu[b]), range(len(self.blocks))))
         for b, (_, _, patterns) in enumerate(results):
             self._take(b, patterns)
-        return self._proof(mu, [value for value, _, _ in results]), all(complete for _, complete, _ in results)
+        return self._leaf(mu, [value for value, _, _ in results]), all(complete for _, complete, _ in results)
 
     def _least(self, b: int, mu: IntArray) -> tuple[int, bool, list[Pattern]]:
         search = self._search(b)
@@ -170,10 +175,6 @@ class Ascent:
             return best, True, []
         value, complete, found = search.finish(mu, best, _MOST_NODES, self._check)
         return value, complete, found[-_TAKEN:]
-
-    def rounded_shares(self) -> Slopes:
-        """The shares in integers, costs times S."""
-        return {pair: np.rint(share * self._unit).astype(np.int64) for pair, share in self.shares().items()}
 
     def _search(self, b: int) -> PatternSearch:
         """Made when it is needed: of thousands of blocks they would take more room than all the rest."""
@@ -184,8 +185,8 @@ class Ascent:
         """The multipliers, cut into their inputs' shares: the slope of each, and an even part of the rest."""
         shares: Shares = {}
         for mu, block in zip(self._mu, self.blocks, strict=True):
-            known = [self._slopes[j, block.worker] / self._unit for j in block.inputs]
-            rest = (mu - sum(known)) / max(1, len(known))
+            known = [slope / self._whole.factor for slope in self._whole.slopes(block, self._slopes)]
+            rest = (mu * self._whole.unit - sum(known)) / max(1, len(known))
             shares |= {(j, block.worker): slope + rest for j, slope in zip(block.inputs, known, strict=True)}
         return shares
 
@@ -228,7 +229,9 @@ class Ascent:
         scaled: int = whole.factor * whole.constant + int(pi.sum()) + sum(values)
         return -(-scaled // whole.factor)
 
-    def _proof(self, mu: IntArray, least: list[int]) -> BlockProof:
-        slopes = tuple(self._slopes[j, block.worker] for block in self.blocks for j in block.inputs)
-        bound = self._total(mu, least)
-        return BlockProof(bound, self._whole.factor, self.blocks, mu, np.array(least, dtype=np.int64), slopes)
+    def _leaf(self, mu: IntArray, least: list[int]) -> Leaf:
+        larger = (block for block in self.blocks if len(block.inputs) > 1)
+        slopes = (slope for block in larger for slope in self._whole.slopes(block, self._slopes))
+        anywhere = np.full(self._whole.num_neurons, FREE)
+        values = np.array(least, dtype=np.int64)
+        return Leaf(self._total(mu, least), anywhere, self._whole.factor, self.blocks, mu, values, tuple(slopes))

@@ -151,8 +151,13 @@ def _toward_agreement(x: Any, worker: Any, num_blocks: Any, common: Any) -> None
 def ascend(
     gain: Any, cost: Any, size: Any, threshold: Any, last_used: Any, mu: Any, worker: Any, place_PN: Any,
     num_blocks: Any, fewest: Any, most: Any, first_moment: Any, second_moment: Any, made: Any, steps: Any, step: Any,
+    placed_PN: Any,
 ) -> Any:  # fmt: skip
-    """Adam (Kingma and Ba 2015) on the pools' supergradient, projected; how many steps were made in all."""
+    """Adam (Kingma and Ba 2015) on the pools' supergradient, projected; how many steps were made in all.
+
+    Args:
+        placed_PN: to which is added, for every step, the share of a worker's blocks that want each neuron.
+    """
     num_all, num_neurons = mu.shape
     value, chosen = np.zeros(num_all), np.zeros(num_all, np.int64)
     x, pi = np.zeros((num_all, num_neurons), np.int8), np.zeros(num_neurons)
@@ -166,6 +171,7 @@ def ascend(
             last_used[b, chosen[b]] = made
             p = worker[b]
             for i in range(num_neurons):
+                placed_PN[p, i] += x[b, i] / num_blocks[p]
                 slope = common[p, i] - x[b, i]
                 first_moment[b, i] = 0.9 * first_moment[b, i] + 0.1 * slope
                 second_moment[b, i] = 0.999 * second_moment[b, i] + 0.001 * slope * slope

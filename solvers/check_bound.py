@@ -7,7 +7,8 @@ two, and any integers μ_B, no placement costs less than 1/S times
 
     v_B(μ) = min over T ⊆ B, x ∈ X_p of   Σ_{j∈T} S·t_jp + Σ_i ( Σ_{j∈B∖T} S·g_ij − μ_i ) x_i
 
-where X_p is the sets of neurons that worker p may hold, by their number.
+where X_p is the sets of neurons that worker p may hold, by their number. A tree says so of every leaf, in which some
+neurons have their workers, and the leaves hold every placement.
 
 Shapes: N neurons, M inputs, P workers, K resources, B blocks, J pairs in blocks.
 """
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -29,6 +31,8 @@ from formulations.problem import LayerProblem
 IntArray = NDArray[np.int64]
 Arrays = Mapping[str, NDArray[Any]]
 
+#: In place of the worker of a neuron that may sit anywhere.
+_FREE = -1
 #: Sums of what is added up stay below this, or the numbers are refused.
 _INT64 = 2.0**62
 #: Nodes bounded at once, in entries; and assignments that are enumerated at most.
@@ -52,8 +56,8 @@ def recomputed_bound(
         RefutedError: the arrays are no proof of this kind for this problem.
         UncheckableError: nobody can compute a bound of this kind anew, or not in reasonable time.
     """
-    if kind == "lagrangian":
-        return _block_bound(problem, arrays)
+    if kind in ("lagrangian", "tree"):
+        return _block_bound(problem, arrays, kind)
     if kind == "assignment":
         return _price_bound(problem, arrays)
     if kind == "exhaustive":
@@ -67,7 +71,7 @@ def recomputed_bound(
 def _price_bound(problem: LayerProblem, arrays: Arrays) -> int:
     if problem.communication == "inputs" or problem.objective != "weighted":
         raise RefutedError("prices prove a bound only where no message is shared and all costs count")
-    load, least, most = _loads(problem)
+    load, least, most = _loads(problem.load, problem.min_load, problem.capacity)
     factor = _factor(arrays)
     beta = _integers(arrays, "beta", least.shape)
     own = factor * _own_costs(problem)
@@ -93,32 +97,128 @@ def _own_costs(problem: LayerProblem) -> IntArray:
     return cost
 
 
-# -- lagrangian: blocks of inputs
+# -- lagrangian and tree: blocks of inputs
 
 
-def _block_bound(problem: LayerProblem, arrays: Arrays) -> int:
+def _block_bound(problem: LayerProblem, arrays: Arrays, kind: str) -> int:
     if problem.communication != "inputs" or problem.objective != "weighted":
         raise RefutedError("blocks prove a bound only where inputs are sent and all costs count")
-    factor = _factor(arrays)
+    leaves = _integers(arrays, "leaf_worker", None)
+    if leaves.ndim != 2 or leaves.shape[1] != problem.num_neurons or leaves.shape[0] == 0:
+        raise RefutedError(f"leaf_worker has shape {leaves.shape}; needs leaves × {problem.num_neurons} neurons")
+    if np.any((leaves < _FREE) | (leaves >= problem.num_workers)):
+        raise RefutedError("a leaf places a neuron on a worker that is none")
+    if kind == "lagrangian" and (len(leaves) != 1 or np.any(leaves != _FREE)):
+        raise RefutedError("parts of the placements are a proof by tree")
+    uncovered = _uncovered(problem, leaves, {})
+    if uncovered is not None:
+        raise RefutedError(f"its leaves leave out placements with {uncovered}")
     blocks = _blocks(problem, arrays)
-    num_neurons = problem.num_neurons
-    mu = _integers(arrays, "mu", (len(blocks), num_neurons))
+    factors = _integers(arrays, "leaf_factor", (len(leaves),))
+    ends = _integers(arrays, "leaf_ends", (len(leaves),))
+    if np.any(np.diff(ends, prepend=0) < 0) or ends[-1] != len(blocks):
+        raise RefutedError("leaf_ends do not deal the blocks out to the leaves")
+    mu = _integers(arrays, "mu", (len(blocks), problem.num_neurons))
     claimed = _integers(arrays, "least", (len(blocks),))
-    slopes = _integers(arrays, "slopes", (sum(len(inputs) for _, inputs in blocks), num_neurons))
-    gain = problem.gain
-    sizes = (problem.prune_cost, problem.send_cost, problem.place_cost)
-    _check_size(*(factor * array.astype(np.float64) for array in sizes), mu, slopes)
-    few, many = _counts(problem)
-    cost = factor * np.array(problem.place_cost)
-    total = factor * problem.base_cost + factor * _outside(problem, blocks, gain, few, many, cost, factor)
-    start = 0
+    rows = np.cumsum([0] + [len(inputs) if len(inputs) > 1 else 0 for _, inputs in blocks])
+    slopes = _integers(arrays, "slopes", (int(rows[-1]), problem.num_neurons))
+    bounds = []
+    for k, worker in enumerate(leaves):
+        part = _part(problem, worker)
+        if part is not None:
+            first, last = int(ends[k - 1]) if k else 0, int(ends[k])
+            own, free = slice(first, last), worker == _FREE
+            _check_pairs(problem, blocks[own])
+            pieces = [slopes[rows[b] : rows[b + 1]][:, free] for b in range(first, last)]
+            bounds.append(_leaf_bound(part, int(factors[k]), blocks[own], mu[own][:, free], claimed[own], pieces))
+    if not bounds:
+        raise RefutedError("no placement fits the workers; there is nothing to bound")
+    return min(bounds)
+
+
+def _uncovered(problem: LayerProblem, leaves: IntArray, placed: dict[int, int]) -> str | None:
+    """A placement of some neurons that no leaf agrees with; None where there is none.
+
+    A neuron that all leaves place cuts them into parts, and each must cover the placements that agree with it.
+    """
+    if not len(leaves):
+        return ", ".join(f"neuron {i} on worker {p}" for i, p in placed.items())
+    common = [i for i in np.flatnonzero(np.all(leaves != _FREE, axis=0)).tolist() if i not in placed]
+    if any(all(worker[i] == _FREE or i in placed for i in range(problem.num_neurons)) for worker in leaves):
+        return None
+    if not common:
+        return "what no neuron tells apart"
+    i = common[0]
+    for p in range(problem.num_workers):
+        missing = _uncovered(problem, leaves[leaves[:, i] == p], {**placed, i: p})
+        if missing is not None:
+            return missing
+    return None
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """What is left of a problem once some neurons are placed; n neurons are free.
+
+    Attributes:
+        base: what all placements of the free neurons pay.
+        gain, send, place: n×M, M×P, n×P.
+        few, many: P; how many of the free neurons a worker holds.
+        remote: M×P.
+    """
+
+    base: int
+    gain: IntArray
+    send: IntArray
+    place: IntArray
+    few: IntArray
+    many: IntArray
+    remote: NDArray[np.bool_]
+
+
+def _part(problem: LayerProblem, worker: IntArray) -> _Part | None:
+    """None where the free neurons do not fit, by counting.
+
+    What the placed neurons of worker p gain from input j counts towards its send:
+    min(t, G + y) = min(t, G) + min(t − min(t, G), y).
+    """
+    free, remote = worker == _FREE, problem.input_worker[:, None] != np.arange(problem.num_workers)
+    base, send = problem.base_cost, np.array(problem.send_cost)
+    held = np.zeros_like(problem.capacity)
+    for i in np.flatnonzero(~free).tolist():
+        held[worker[i]] += problem.load[i]
+        base += int(problem.place_cost[i, worker[i]])
+    for p in range(problem.num_workers):
+        paid = np.minimum(send[:, p], problem.gain[worker == p].sum(axis=0)) * remote[:, p]
+        base += int(paid.sum())
+        send[:, p] -= paid
+    left = problem.capacity - held
+    if np.any(left < 0) or any(np.all(np.any(load > left, axis=1)) for load in problem.load[free]):
+        return None  # too much is placed, or a neuron is left that no worker can hold
+    ranges = _counts(problem.load[free], np.maximum(problem.min_load - held, 0), left)
+    if ranges is None:
+        return None
+    return _Part(base, problem.gain[free], send, problem.place_cost[free], *ranges, remote)
+
+
+def _leaf_bound(
+    part: _Part,
+    factor: int,
+    blocks: list[tuple[int, list[int]]],
+    mu: IntArray,
+    claimed: IntArray,
+    slopes: list[IntArray],
+) -> int:
+    if factor < 1:
+        raise RefutedError(f"leaf_factor is {factor}; needs at least 1")
+    _check_size(*(float(factor) * array for array in (part.gain, part.send, part.place)), mu, *slopes)
+    cost = factor * part.place
+    total = factor * (part.base + _outside(part, blocks, cost, factor))
     for b, (p, inputs) in enumerate(blocks):
         cost[:, p] += mu[b]
-        here = slopes[start : start + len(inputs)]
-        start += len(inputs)
-        gains = factor * gain.T[inputs].reshape(len(inputs), num_neurons)
-        sends = factor * problem.send_cost[inputs, p]
-        total += _least_pattern(gains, sends, here, mu[b], int(few[p]), int(many[p]), int(claimed[b]))
+        gains, sends = factor * part.gain.T[inputs], factor * part.send[inputs, p]
+        lines = slopes[b] if len(inputs) > 1 else np.zeros_like(gains)
+        total += _least_pattern(gains, sends, lines, mu[b], int(part.few[p]), int(part.many[p]), int(claimed[b]))
     total += int(cost.min(axis=1).sum())
     return -(-total // factor)
 
@@ -135,40 +235,35 @@ def _blocks(problem: LayerProblem, arrays: Arrays) -> list[tuple[int, list[int]]
         raise RefutedError("a block belongs to a worker that is none")
     if np.any((inputs < 0) | (inputs >= problem.num_inputs)):
         raise RefutedError("a block holds an input that is none")
-    pairs = list(zip(inputs.tolist(), np.repeat(worker, np.diff(ends, prepend=0)).tolist(), strict=True))
-    for j, p in pairs:
-        if problem.input_worker[j] == p:
-            raise RefutedError(f"a block sends input {j} to worker {p}, where it lives")
-    if len(set(pairs)) != len(pairs):
-        twice = next(pair for pair in pairs if pairs.count(pair) > 1)
-        raise RefutedError(f"input {twice[0]} for worker {twice[1]} is in two blocks")
     parts = np.split(inputs, ends[:-1]) if ends.size else []
     return [(int(p), part.tolist()) for p, part in zip(worker, parts, strict=True)]
 
 
-def _outside(
-    problem: LayerProblem,
-    blocks: list[tuple[int, list[int]]],
-    gain: IntArray,
-    few: IntArray,
-    many: IntArray,
-    cost: IntArray,
-    factor: int,
-) -> int:
-    """What the remote pairs in no block cost at least; gains that are lost for certain are added to `cost`."""
-    inside = np.zeros((problem.num_inputs, problem.num_workers), dtype=bool)
+def _check_pairs(problem: LayerProblem, blocks: list[tuple[int, list[int]]]) -> None:
+    """Raises RefutedError where a pair is none, or in two blocks of one leaf."""
+    seen: set[tuple[int, int]] = set()
     for p, inputs in blocks:
-        inside[inputs, p] = True
-    ordered = np.sort(gain, axis=0)
+        for j in inputs:
+            if problem.input_worker[j] == p:
+                raise RefutedError(f"a block sends input {j} to worker {p}, where it lives")
+            if (j, p) in seen:
+                raise RefutedError(f"input {j} for worker {p} is in two blocks")
+            seen.add((j, p))
+
+
+def _outside(part: _Part, blocks: list[tuple[int, list[int]]], cost: IntArray, factor: int) -> int:
+    """What the remote pairs in no block cost at least; gains that are lost for certain are added to `cost`."""
+    outside = part.remote.copy()
+    for p, inputs in blocks:
+        outside[inputs, p] = False
+    ordered = np.sort(part.gain, axis=0)
     total = 0
-    for p in range(problem.num_workers):
-        outside = ~inside[:, p] & (problem.input_worker != p)
-        send = problem.send_cost[:, p]
-        lowest = ordered[: few[p]].sum(axis=0)
-        highest = ordered[problem.num_neurons - many[p] :].sum(axis=0)
-        lost = outside & (lowest < send) & (highest <= send)
-        cost[:, p] += factor * gain[:, lost].sum(axis=1)
-        total += int(np.minimum(lowest, send)[outside & ~lost].sum())
+    for p, send in enumerate(part.send.T):
+        lowest = ordered[: part.few[p]].sum(axis=0)
+        highest = ordered[len(ordered) - part.many[p] :].sum(axis=0)
+        lost = outside[:, p] & (lowest < send) & (highest <= send)
+        cost[:, p] += factor * part.gain[:, lost].sum(axis=1)
+        total += int(np.minimum(lowest, send)[outside[:, p] & ~lost].sum())
     return total
 
 
@@ -250,22 +345,22 @@ def _assignments(problem: LayerProblem, chosen: bool) -> Iterator[Assignment]:
 # -- what all need
 
 
-def _loads(problem: LayerProblem) -> tuple[IntArray, IntArray, IntArray]:
-    """N×K, P×K, P×K: loads in their common unit, and what each worker's load lies between."""
-    unit = np.maximum(np.gcd.reduce(problem.load, axis=0), 1)
-    load = problem.load // unit
+def _loads(load: IntArray, least: IntArray, most: IntArray) -> tuple[IntArray, IntArray, IntArray]:
+    """n×K, P×K, P×K: loads in their common unit, and what each worker's load lies between."""
+    unit = np.maximum(np.gcd.reduce(load, axis=0), 1)
+    load = load // unit
     total = load.sum(axis=0)
-    most = np.minimum(problem.capacity // unit, total)
-    least = -(-problem.min_load // unit)
+    most = np.minimum(most // unit, total)
+    least = -(-least // unit)
     # What the others cannot hold, a worker must; what the others must hold, it cannot.
     least = np.maximum(least, total - most.sum(axis=0) + most)
     return load, least, np.minimum(most, total - least.sum(axis=0) + least)
 
 
-def _counts(problem: LayerProblem) -> tuple[IntArray, IntArray]:
-    """P, P: how many neurons a worker holds at least and at most."""
-    load, least, most = _loads(problem)
-    num_neurons, num_workers = problem.num_neurons, problem.num_workers
+def _counts(load: IntArray, least: IntArray, most: IntArray) -> tuple[IntArray, IntArray] | None:
+    """P, P: how many neurons a worker holds at least and at most; None where no placement fits."""
+    load, least, most = _loads(load, least, most)
+    num_neurons, num_workers = len(load), len(least)
     few, many = np.zeros(num_workers, dtype=np.int64), np.full(num_workers, num_neurons)
     for k, p in itertools.product(range(load.shape[1]), range(num_workers)):
         light = np.cumsum(np.sort(load[:, k]))
@@ -275,9 +370,7 @@ def _counts(problem: LayerProblem) -> tuple[IntArray, IntArray]:
             few[p] = max(few[p], int((heavy < least[p, k]).sum()) + 1)
     few = np.maximum(few, num_neurons - many.sum() + many)
     many = np.minimum(many, num_neurons - few.sum() + few)
-    if np.any(few > many):
-        raise RefutedError("no placement fits the workers; there is nothing to bound")
-    return few, many
+    return None if np.any(few > many) or np.any(least > most) else (few, many)
 
 
 def _factor(arrays: Arrays) -> int:

@@ -17,6 +17,8 @@ from solvers.proofs import Block
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
+#: (input, worker) → N; that input's part of the multipliers of the block it is in, in the problem's own costs.
+Shares = dict[tuple[int, int], FloatArray]
 
 #: The mean send in integers: fine enough that rounding multipliers costs nothing that shows.
 _MEAN_SEND_LOG2 = 24
@@ -32,7 +34,7 @@ def why_not_integers(problem: LayerProblem) -> str | None:
     return None
 
 
-def _without_message_rules(problem: LayerProblem) -> LayerProblem:
+def without_message_rules(problem: LayerProblem) -> LayerProblem:
     """Rows (1)–(3) alone, at the same costs: what it costs at least, the whole costs at least."""
     if not problem.message_rules:
         return problem
@@ -61,7 +63,7 @@ class Decomposition:
     """
 
     def __init__(self, problem: LayerProblem) -> None:
-        problem = _without_message_rules(problem)
+        problem = without_message_rules(problem)
         reduction = presolve(problem)
         self.constant = reduction.constant
         self.num_neurons, self.num_workers = problem.num_neurons, problem.num_workers
@@ -78,30 +80,31 @@ class Decomposition:
         self.send_MP: IntArray = problem.send_cost * self.factor
         self.place_NP: IntArray = reduction.place_cost * self.factor
 
-    def search(self, block: Block, slopes: dict[tuple[int, int], IntArray]) -> PatternSearch:
-        """The search for a block's value, with minorants of these slopes, by (input, worker)."""
+    def search(self, block: Block, slopes: Shares) -> PatternSearch:
+        """The search for a block's value, with minorants of these slopes."""
         inputs, p = list(block.inputs), block.worker
-        slope_JN = np.array([slopes[j, p] for j in inputs], dtype=np.int64).reshape(len(inputs), self.num_neurons)
+        slope_JN = np.array(self.slopes(block, slopes), dtype=np.int64).reshape(len(inputs), self.num_neurons)
         return PatternSearch(self.gain_MN[inputs], self.send_MP[inputs, p], slope_JN, self.fewest[p], self.most[p])
 
-    def pairs(self) -> list[tuple[int, int]]:
-        """The free pairs (input, worker)."""
-        return [(int(j), p) for p, here in self.free.items() for j in here]
+    def slopes(self, block: Block, shares: Shares) -> list[IntArray]:
+        """The shares of a block's inputs as integers, times S; 0 where nothing is known."""
+        none = np.zeros(self.num_neurons)
+        return [np.rint(shares.get((j, block.worker), none) * self.factor).astype(np.int64) for j in block.inputs]
 
-    def first_shares(self) -> dict[tuple[int, int], FloatArray]:
-        """Multipliers s·g to begin with, in units of the mean send.
+    def first_shares(self) -> Shares:
+        """Multipliers s·g to begin with.
 
         With A and a the largest and the least g·x, min(t, g·x) >= s·g·x + min( t − s·A, (1 − s)·a ), and s where
         the two are equal is the best for neurons that are placed at random.
         """
         ordered = np.sort(self.gain_MN, axis=1)
-        shares: dict[tuple[int, int], FloatArray] = {}
+        shares: Shares = {}
         for p, here in self.free.items():
             lowest = ordered[here, : self.fewest[p]].sum(axis=1)
             highest = ordered[here, self.num_neurons - self.most[p] :].sum(axis=1)
             for j, low, high in zip(here.tolist(), lowest.tolist(), highest.tolist(), strict=True):
                 share = (int(self.send_MP[j, p]) - low) / max(1, high - low)
-                shares[j, p] = min(1.0, max(0.0, share)) * self.gain_MN[j] / (self.factor * self.unit)
+                shares[j, p] = min(1.0, max(0.0, share)) * self.gain_MN[j] / self.factor
         return shares
 
     def singles(self) -> tuple[Block, ...]:

@@ -24,14 +24,12 @@ import math
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass
-
-import numpy as np
+from dataclasses import dataclass, replace
 
 from formulations.constraints import Constraint
 from formulations.evaluation import relative_gap
 from formulations.problem import LayerProblem
-from solvers.ascent import Ascent, Shares, Slopes
+from solvers.ascent import Ascent
 from solvers.base import (
     STOPS,
     Limit,
@@ -48,9 +46,10 @@ from solvers.base import (
     refuse_unsupported,
     silent,
 )
-from solvers.decomposition import Decomposition, why_not_integers
+from solvers.branching import Node, Tree
+from solvers.decomposition import Decomposition, Shares, why_not_integers
 from solvers.placement import explain_infeasible, place
-from solvers.proofs import Block, BlockProof
+from solvers.proofs import Block, BlockProof, Leaf
 
 #: Inputs of a block, stage by stage; the first stage has blocks of one.
 _SIZES = (3, 6, 12, 16, 24, 32, 48)
@@ -62,6 +61,8 @@ _ROUNDS_OF_SINGLES, _STEPS_PER_ROUND_OF_SINGLES, _FIRST_ROUND_OF_SINGLES = 6, 32
 _PATIENCE, _WORTH_WAITING = 6, 1e-4
 #: Exact searches at the end of a stage, with a round between them, while they gain.
 _PROOFS = 16
+#: Branching begins where the gap is below this.
+_WORTH_BRANCHING = 0.02
 #: Steps of the ascent, in shares of the mean send over the neurons of a worker: of the first stage, of the others.
 _FIRST_STEPS, _LATER_STEPS = (0.3, 0.01), (0.1, 0.005)
 
@@ -133,10 +134,11 @@ class Lagrangian:
         """
         best: BlockProof | None = None
         try:
-            for proof, message in self.proofs(problem, watch):
+            for proof, message in self.proofs(problem, watch, known):
                 if best is None or proof.bound > best.bound:
+                    trajectory.note(known, proof.bound, message)
+                if best is None or proof.bound >= best.bound:
                     best = proof
-                    trajectory.note(known, best.bound, message)
                 reached = relative_gap(known, best.bound)
                 if reached is not None and reached <= gap:
                     return best, Limit.GAP
@@ -144,8 +146,12 @@ class Lagrangian:
             return best, limit_of(stop)
         return best, None
 
-    def proofs(self, problem: LayerProblem, watch: Stopwatch) -> Iterator[tuple[BlockProof, str]]:
+    def proofs(
+        self, problem: LayerProblem, watch: Stopwatch, known: float = math.inf
+    ) -> Iterator[tuple[BlockProof, str]]:
         """Proofs and a word for people, as they come; not every one is better.
+
+        Larger and larger blocks; then, under a time limit, branching, where little is left to be proved.
 
         Raises:
             StoppedError: a limit is reached.
@@ -159,8 +165,12 @@ class Lagrangian:
             watch.check()
 
         with ThreadPoolExecutor(self.threads or num_cores()) as threads:
+            run = _Run(Decomposition(problem), watch, check, threads)
             try:
-                yield from _stages(_Run(Decomposition(problem), watch, check, threads))
+                root = yield from _stages(run)
+                gap = relative_gap(known, root.leaf.bound)
+                if math.isfinite(watch.remaining) and (gap is None or gap < _WORTH_BRANCHING):
+                    yield from Tree(problem, root, threads, check).proofs(known)
             except BaseException:
                 # The pool waits for its threads.
                 stop.set()
@@ -174,72 +184,79 @@ class _Run:
     check: Callable[[], None]
     threads: Executor
 
-    def ascent(self, blocks: tuple[Block, ...], shares: Shares, slopes: Slopes) -> Ascent:
+    def ascent(self, blocks: tuple[Block, ...], shares: Shares, slopes: Shares) -> Ascent:
         """Raises StoppedError where there is no room for it."""
         largest = max(len(block.inputs) for block in blocks)
         self.watch.check_room(Ascent.num_bytes(self.whole, blocks), f"bounding with blocks of {largest}")
         return Ascent(self.whole, blocks, shares, slopes, self.check)
 
 
-def _stages(run: _Run) -> Iterator[tuple[BlockProof, str]]:
+#: Proofs and words for people, as they come, and what is known in the end.
+_Proofs = Generator[tuple[BlockProof, str], None, Node]
+
+
+def _stages(run: _Run) -> _Proofs:
     """Blocks of one input each, then ever larger ones, each stage beginning with what the one before had learnt."""
     blocks = run.whole.singles()
-    # Nothing is known of the inputs yet, and blocks of one need no minorants.
-    slopes = dict.fromkeys(run.whole.pairs(), np.zeros(run.whole.num_neurons, dtype=np.int64))
-    ascent = run.ascent(blocks, run.whole.first_shares(), slopes)
-    yield from _first_stage(run, ascent)
-    shares = ascent.shares()
+    ascent = run.ascent(blocks, run.whole.first_shares(), {})
+    best = yield from _first_stage(run, ascent)
     # Blocks of one input are minorants: min(t, g·x) >= μ·x + v(μ).
-    slopes = ascent.rounded_shares()
+    shares = slopes = ascent.shares()
+    root = Node(best, 1, shares, slopes, ascent.wanted)
     for size in _SIZES:
         larger = run.whole.groups(size, run.check)
         if larger == blocks:
             continue
         blocks = larger
         ascent = run.ascent(blocks, shares, slopes)
-        complete = yield from _stage(run, ascent)
-        shares = ascent.shares()
+        leaf, complete = yield from _stage(run, ascent)
+        best = max(best, leaf, key=lambda leaf: leaf.bound)
+        root = replace(root, leaf=best)
         if not complete:
-            return
+            break
+        shares = ascent.shares()
+        root = Node(best, size, shares, slopes, ascent.wanted)
+    return root
 
 
-def _first_stage(run: _Run, ascent: Ascent) -> Iterator[tuple[BlockProof, str]]:
-    """Blocks of one: a look at them is exact."""
-    bounds: list[int] = []
+def _first_stage(run: _Run, ascent: Ascent) -> Generator[tuple[BlockProof, str], None, Leaf]:
+    """Blocks of one, for which a look is exact; the best leaf."""
+    leaves: list[Leaf] = []
     for number in range(_ROUNDS_OF_SINGLES):
         # None at first: a bound that is weak, but there.
         steps = min(_STEPS_PER_ROUND_OF_SINGLES, _FIRST_ROUND_OF_SINGLES << number) if number else 0
         ascent.climb(steps, _length(_FIRST_STEPS, number / _ROUNDS_OF_SINGLES))
-        proof, _ = ascent.look(run.threads)
-        yield proof, f"blocks of {ascent.largest}, round {number + 1}"
-        bounds.append(proof.bound)
-        if _gains_little(bounds):
-            return
+        leaf, _ = ascent.look(run.threads)
+        yield BlockProof((leaf,)), f"blocks of {ascent.largest}, round {number + 1}"
+        leaves = [leaf, *leaves]
+        if _gains_little([leaf.bound for leaf in reversed(leaves)]):
+            break
+    return max(leaves, key=lambda leaf: leaf.bound)
 
 
-def _stage(run: _Run, ascent: Ascent) -> Generator[tuple[BlockProof, str], None, bool]:
-    """Rounds of steps and looks, then exact searches; whether those went to their end."""
-    hopes: list[int] = []
+def _stage(run: _Run, ascent: Ascent) -> Generator[tuple[BlockProof, str], None, tuple[Leaf, bool]]:
+    """Rounds of steps and looks, then exact searches; the best leaf, and whether the searches went to their end."""
+    hopes: list[float] = []
     for number in range(_ROUNDS):
         ascent.climb(_STEPS_PER_ROUND, _length(_LATER_STEPS, number / _ROUNDS))
-        proof, hope = ascent.look(run.threads)
-        yield proof, f"blocks of {ascent.largest}, round {number + 1}"
+        best, hope = ascent.look(run.threads)
+        yield BlockProof((best,)), f"blocks of {ascent.largest}, round {number + 1}"
         hopes.append(hope)
         if _gains_little(hopes):
             break
-    bounds: list[int] = []
     for number in range(_PROOFS):
-        proof, complete = ascent.prove(run.threads)
-        yield proof, f"blocks of {ascent.largest}, proof {number + 1}"
-        bounds.append(proof.bound)
+        leaf, complete = ascent.prove(run.threads)
+        yield BlockProof((leaf,)), f"blocks of {ascent.largest}, proof {number + 1}"
+        gained = leaf.bound - best.bound
+        best = max(best, leaf, key=lambda leaf: leaf.bound)
         if not complete:
-            return False
-        if len(bounds) > 1 and bounds[-1] - bounds[-2] < _WORTH_WAITING * abs(bounds[-1]):
+            return best, False
+        if number and gained < _WORTH_WAITING * abs(best.bound):
             break
         for _ in range(2):
             ascent.climb(_STEPS_PER_ROUND, _LATER_STEPS[1])
             ascent.look(run.threads)
-    return True
+    return best, True
 
 
 def _length(steps: tuple[float, float], share: float) -> float:
@@ -248,7 +265,7 @@ def _length(steps: tuple[float, float], share: float) -> float:
     return first * math.exp(share * math.log(last / first))
 
 
-def _gains_little(bounds: Sequence[int]) -> bool:
+def _gains_little(bounds: Sequence[float]) -> bool:
     if len(bounds) <= _PATIENCE:
         return False
     best, before = max(bounds), max(bounds[:-_PATIENCE])

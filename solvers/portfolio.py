@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+from numpy.typing import NDArray
+
+from formulations.assignment import Assignment
 from formulations.constraints import Constraint
 from formulations.costs import separable_cost
+from formulations.evaluation import evaluate
 from formulations.problem import LayerProblem
 from solvers.base import (
     Limit,
@@ -28,6 +33,8 @@ from solvers.local_search import LocalSearch
 from solvers.placement import place
 from solvers.proofs import BlockProof, DualProof
 from solvers.separable import AssignmentSolver, dual_proof, why_not_separable
+
+IntArray = NDArray[np.int64]
 
 #: Of the time limit, what local search may use where a bound can follow; and of the rest, what the bound may use
 #: where a MIP can follow.
@@ -84,6 +91,8 @@ class Portfolio:
             if bounded:
                 share = watch.limits_left(_BOUND_SHARE if mip_follows else 1.0)
                 proof, limit = lagrangian.bound(problem, Stopwatch(share), trajectory, found.primal_bound, limits.gap)
+                if proof is not None and proof.placement is not None and not constraints:
+                    found = _better(problem, found, proof.placement)
                 found = _bounded(found, proof, limit)
             elif why_not_separable(problem) is None:
                 found = _bounded(found, _price_proof(problem, watch), found.limit)
@@ -163,6 +172,14 @@ def _price_proof(problem: LayerProblem, watch: Stopwatch) -> DualProof | None:
     except StoppedError:
         return None
     return None if worker is None else dual_proof(problem, worker)
+
+
+def _better(problem: LayerProblem, found: SolveResult, worker: IntArray) -> SolveResult:
+    """With the placement in place of the one that was found, if it costs less."""
+    if problem.message_rules:
+        return found  # branching leaves them out
+    evaluation = evaluate(problem, Assignment(worker))
+    return replace(found, evaluation=evaluation) if evaluation.objective < found.primal_bound else found
 
 
 def _bounded(found: SolveResult, proof: BlockProof | DualProof | None, limit: Limit | None) -> SolveResult:

@@ -22,39 +22,76 @@ class Block:
     inputs: tuple[int, ...]
 
 
+#: In place of the worker of a neuron that may sit anywhere.
+FREE = -1
+
+
 @dataclass(frozen=True, eq=False)
-class BlockProof:
-    """Multipliers of a Lagrangian block decomposition (solvers/lagrangian.py).
+class Leaf:
+    """What multipliers of a block decomposition prove of the placements that agree with a partial one.
 
     Attributes:
-        bound: what they prove, in the problem's own unit.
+        bound: none of them costs less, in the problem's own unit; inf where none fits.
+        worker: N; where the placed neurons sit, FREE for the others.
         factor: S; everything below is in costs times S.
         blocks: a pair (input, worker) is in one at most.
-        mu: B×N.
+        mu: B×N; 0 for placed neurons.
         least: B; no pattern of the block costs less. Computed, so no one needs to believe it.
-        slopes: J×N, block by block; λ of the minorants min(t, g·x) >= λ·x + v. Any slopes will do; good ones make
-            the search for `least` short.
+        slopes: for each input of the blocks with more than one; N, λ of a minorant min(t, g·x) >= λ·x + v. Any will
+            do; good ones make the search for `least` short.
     """
 
-    kind: ClassVar[str] = "lagrangian"
-    bound: int
+    bound: float
+    worker: IntArray
     factor: int
     blocks: tuple[Block, ...]
     mu: IntArray
     least: IntArray
     slopes: tuple[IntArray, ...]
 
+
+@dataclass(frozen=True, eq=False)
+class BlockProof:
+    """Leaves of a Lagrangian block decomposition that hold every placement between them (solvers/lagrangian.py)."""
+
+    leaves: tuple[Leaf, ...]
+
+    @property
+    def bound(self) -> int:
+        """What they prove, in the problem's own unit; one of them at least holds a placement that fits."""
+        return int(min(leaf.bound for leaf in self.leaves))
+
+    @property
+    def placement(self) -> IntArray | None:
+        """N; the worker of each neuron in a placement that costs no more than the bound, where a leaf is one."""
+        whole = (leaf.worker for leaf in self.leaves if leaf.bound == self.bound and np.all(leaf.worker != FREE))
+        return next(whole, None)
+
+    @property
+    def kind(self) -> str:
+        whole = len(self.leaves) == 1 and np.all(self.leaves[0].worker == FREE)
+        return "lagrangian" if whole else "tree"
+
     def arrays(self) -> dict[str, Any]:
-        """For a certificate's `.npz`; the inputs of block b are block_inputs[block_ends[b−1]:block_ends[b]]."""
-        inputs = [j for block in self.blocks for j in block.inputs]
+        """For a certificate's `.npz`.
+
+        The blocks of leaf k are numbers leaf_ends[k−1] to leaf_ends[k], the inputs of block b are
+        block_inputs[block_ends[b−1]:block_ends[b]], and slopes has a row for each of those, blocks of one left out.
+        """
+        num_neurons = self.leaves[0].worker.size
+        blocks = [block for leaf in self.leaves for block in leaf.blocks]
+        inputs = [j for block in blocks for j in block.inputs]
+        slopes = [slope for leaf in self.leaves for slope in leaf.slopes]
         return {
-            "factor": np.int64(self.factor),
-            "block_worker": np.array([block.worker for block in self.blocks], dtype=np.int64),
-            "block_ends": np.cumsum([len(block.inputs) for block in self.blocks], dtype=np.int64),
+            "leaf_worker": np.array([leaf.worker for leaf in self.leaves], dtype=np.int64),
+            "leaf_factor": np.array([leaf.factor for leaf in self.leaves], dtype=np.int64),
+            "leaf_ends": np.cumsum([len(leaf.blocks) for leaf in self.leaves], dtype=np.int64),
+            "block_worker": np.array([block.worker for block in blocks], dtype=np.int64),
+            "block_ends": np.cumsum([len(block.inputs) for block in blocks], dtype=np.int64),
             "block_inputs": np.array(inputs, dtype=np.int64),
-            "mu": self.mu,
-            "least": self.least,
-            "slopes": np.array(self.slopes, dtype=np.int64).reshape(len(inputs), self.mu.shape[1]),
+            "mu": np.concatenate([leaf.mu for leaf in self.leaves]),
+            "least": np.concatenate([leaf.least for leaf in self.leaves]),
+            "slopes": np.array(slopes, dtype=np.int64).reshape(len(slopes), num_neurons),
         }
 
 

@@ -107,7 +107,7 @@ def test_limits_budgets_and_constraints(draw_limited_problem, draw_constraints, 
 @pytest.fixture(scope="module")
 def certified(read_instance):
     """Problems with what is certified of them: two trained layers, and two without shared messages."""
-    problems = [read_instance("d24-p3"), read_instance("d32-p4")]
+    problems = [read_instance("d24-p3"), read_instance("d32-p4"), read_instance("d24-p3")]
     rng = np.random.default_rng(94)
     for communication in ("partials", "per_weight"):
         owner = rng.integers(0, 3, 8)
@@ -121,12 +121,15 @@ def certified(read_instance):
             )
         )  # fmt: skip
     found = []
-    for problem in problems:
-        certificate = certify(problem, solve(problem))
+    for number, problem in enumerate(problems):
+        # Under a time limit it branches: the last of the three is a tree.
+        limits = SolveLimits(seconds=60) if number == 2 else SolveLimits()
+        certificate = certify(problem, solve(problem, limits=limits))
         proved = recomputed_bound(problem, certificate.claims.bound_proved_by, certificate.arrays)
         assert proved == certificate.claims.dual_bound
         assert not wrong(problem, certificate)
         found.append((problem, certificate))
+    assert {certificate.claims.bound_proved_by for _, certificate in found} == {"lagrangian", "tree", "assignment"}
     return found
 
 
@@ -140,8 +143,8 @@ def tampered_claims(problem, certificate):
         yield "dual_bound", changed(certificate, dual_bound=claims.dual_bound + step)
     yield "gap", changed(certificate, gap=claims.gap + 0.1)
     yield "gap", changed(certificate, gap=None)
-    for kind in ("exhaustive", "lagrangian", "assignment"):
-        if kind not in (claims.bound_proved_by, "exhaustive"):
+    for kind in ("lagrangian", "assignment"):
+        if kind != claims.bound_proved_by:
             yield "dual_bound", changed(certificate, bound_proved_by=kind)
     if claims.gap > 0:
         yield "termination", changed(certificate, termination="OPTIMAL")
@@ -173,7 +176,7 @@ def tampered_blocks(certificate, rng):
     arrays = certificate.arrays
     mu, inputs, ends, worker = (arrays[name] for name in ("mu", "block_inputs", "block_ends", "block_worker"))
     for _ in range(25):
-        b, i = rng.integers(mu.shape[0]), rng.integers(mu.shape[1])
+        b, i = rng.choice(np.argwhere(mu))  # those of placed neurons are 0, and do not count
         other = mu.copy()
         # Any change of one multiplier costs at least what is rounded away.
         other[b, i] += int(rng.choice([-1, 1])) * 2**40
@@ -186,10 +189,13 @@ def tampered_blocks(certificate, rng):
     yield changed(certificate, {"mu": np.full(mu.shape, np.nan)})
     yield changed(certificate, {"mu": mu[:-1]})
     yield changed(certificate, {"mu": np.full_like(mu, 2**62)})
-    yield changed(certificate, {"factor": arrays["factor"] * 2})
-    yield changed(certificate, {"factor": np.int64(0)})
-    yield changed(certificate, {"factor": np.int64(-1)})
-    yield changed(certificate, {"factor": np.int64(2**62)})
+    for factor in (arrays["leaf_factor"] * 2, arrays["leaf_factor"] * 0, -arrays["leaf_factor"]):
+        yield changed(certificate, {"leaf_factor": factor})
+    yield changed(certificate, {"leaf_factor": np.full_like(arrays["leaf_factor"], 2**62)})
+    leaves = arrays["leaf_worker"]
+    for other in (leaves[:-1], np.zeros_like(leaves), leaves + 1, leaves - 1, leaves[:, :-1], leaves * 1.0):
+        yield changed(certificate, {"leaf_worker": other})
+    yield changed(certificate, {"leaf_ends": arrays["leaf_ends"] - 1})
     yield changed(certificate, {"block_worker": worker[::-1].copy()})
     yield changed(certificate, {"block_worker": worker + 1})
     yield changed(certificate, {"block_worker": worker - 1})
@@ -199,7 +205,7 @@ def tampered_blocks(certificate, rng):
     yield changed(certificate, {"block_ends": ends[::-1].copy()})
     yield changed(certificate, {"block_ends": np.zeros_like(ends)})
     yield changed(certificate, {"least": arrays["least"] - 2**44})
-    for name in ("mu", "block_inputs", "block_ends", "block_worker", "least", "slopes", "factor"):
+    for name in ("mu", "block_inputs", "block_ends", "block_worker", "least", "slopes", "leaf_factor", "leaf_worker"):
         yield changed(certificate, {name: None})
 
 
@@ -209,7 +215,7 @@ def test_every_tampered_certificate_is_rejected(certified):
     count = 0
     for problem, certificate in certified:
         cases = [*tampered_claims(problem, certificate), *tampered_assignments(problem, certificate, rng)]
-        if certificate.claims.bound_proved_by == "lagrangian":
+        if certificate.claims.bound_proved_by in ("lagrangian", "tree"):
             cases += [("dual_bound", case) for case in tampered_blocks(certificate, rng)]
         else:
             beta = certificate.arrays["beta"]
@@ -241,6 +247,7 @@ def test_a_block_less_is_weaker_and_still_valid(certified):
     last = arrays["block_ends"][-1] - arrays["block_ends"][-2]
     fewer = {name: arrays[name][:-1] for name in ("block_worker", "block_ends", "mu", "least")}
     fewer |= {name: arrays[name][:-last] for name in ("block_inputs", "slopes")}
+    fewer["leaf_ends"] = arrays["leaf_ends"] - 1
     bound = recomputed_bound(problem, "lagrangian", {**arrays, **fewer})
     assert bound < certificate.claims.dual_bound
     assert not wrong(problem, changed(certificate, fewer, dual_bound=bound, gap=None)) - {"gap"}
@@ -260,10 +267,12 @@ def test_bounds_computed_anew_are_never_above_the_optimum(draw_problem, enumerat
         pairs = pairs[: int(rng.integers(0, len(pairs) + 1))]
         blocks = [(p, here) for p in range(problem.num_workers) if len(here := pairs[pairs[:, 1] == p, 0])]
         size = (len(blocks), problem.num_neurons)
-        total = sum(len(here) for _, here in blocks)
+        total = sum(len(here) for _, here in blocks if len(here) > 1)
         factor = int(rng.integers(1, 5))
         arrays = {
-            "factor": np.int64(factor),
+            "leaf_worker": np.full((1, problem.num_neurons), -1),
+            "leaf_factor": np.array([factor]),
+            "leaf_ends": np.array([len(blocks)]),
             "block_worker": np.array([p for p, _ in blocks], dtype=np.int64),
             "block_ends": np.cumsum([len(here) for _, here in blocks], dtype=np.int64),
             "block_inputs": np.concatenate([here for _, here in blocks] or [np.zeros(0, np.int64)]),
