@@ -129,8 +129,14 @@ def custom_rows(problem: LayerProblem, constraints: Sequence[Constraint]) -> Cus
     try:
         form = LinearStandardFormCompiler().write(model, mixed_form=True, set_sense=None)
     except Exception as error:
+        if len(constraints) > 1:
+            for constraint in constraints:
+                custom_rows(problem, [constraint])  # raises for the one at fault
         names = ", ".join(repr(constraint.name) for constraint in constraints)
-        raise InputError(f"constraints {names}: rows must be linear and possible on their face: {error}") from error
+        raise InputError(
+            f"constraint {names}: add_to must add linear rows that something can satisfy ({error}); write it with sums "
+            "of the variables, or ask local-search or brute-force, which need its violation alone"
+        ) from error
     bound_type = np.array([row.bound_type for row in form.rows], dtype=np.int8)
     rhs = np.asarray(form.rhs, dtype=np.float64)
     return CustomRows(

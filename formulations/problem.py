@@ -143,7 +143,7 @@ class LayerProblem:
         try:
             values, found_scaling = complete(given, scaling)
         except InputError as error:
-            raise InputError(f"problem {name!r}: {error}") from None
+            raise InputError(f"problem {str(name)!r}: {error}") from None
         for key in _FIELDS:
             value = values[key]
             if isinstance(value, np.ndarray):

@@ -264,3 +264,11 @@ def test_an_lp_bound_cut_short_is_still_a_bound(formulation, seconds, read_insta
     full = Highs().lp_bound(model)
     cut = Highs().lp_bound(model, SolveLimits(seconds=seconds))
     assert cut == -math.inf or cut <= full * (1 + 1e-6)
+
+
+def test_an_option_unknown_to_the_backend_is_an_error():
+    """HiGHS goes on after a misspelt option; here it is named."""
+    import highspy
+
+    with pytest.raises(SolverError, match="does not take option mip_real_gap = 0"):
+        highs_module._set(highspy.Highs(), mip_real_gap=0)
