@@ -56,8 +56,9 @@ def pytest_configure(config):
 
 def pytest_generate_tests(metafunc):
     if "solver_name" in metafunc.fixturenames:
-        # The partitioner takes layers of hard edges only, and the bound finds no placement: tests of their own.
-        special = ("mt-kahypar", "mt-kahypar-default", "lagrangian")
+        # Tests of their own: the partitioner takes layers of hard edges only, the assignment such without shared
+        # messages, and the bound finds no placement.
+        special = ("mt-kahypar", "mt-kahypar-default", "assignment", "lagrangian")
         usable = [
             name for name, entry in registry.SOLVERS.items() if entry.why_unavailable() is None and name not in special
         ]

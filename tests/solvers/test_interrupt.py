@@ -57,6 +57,7 @@ def test_an_interrupt_from_the_report_ends_the_run(solver, counted_problem, enum
     """A KeyboardInterrupt raised by the n-th report: limit INTERRUPT, what was found is kept, no wrong bound."""
     truth = enumerate_placements(counted_problem)
     heard = []
+    solver.solve(counted_problem)  # where something is compiled on first use, that is reported once
     solver.solve(counted_problem, report=heard.append)
     for number, progress in enumerate(heard):
         result, told = solve_until(solver, counted_problem, number)
