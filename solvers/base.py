@@ -244,11 +244,15 @@ def num_cores() -> int:
 
 
 class Stopwatch:
-    """Seconds since it was made, against the limits of time and memory."""
+    """Seconds since it was made, against the limits of time and memory.
+
+    Attributes:
+        limits: all that there are.
+    """
 
     def __init__(self, limits: SolveLimits) -> None:
         self._start = time.perf_counter()
-        self._limits = limits
+        self.limits = limits
 
     @property
     def elapsed(self) -> float:
@@ -257,7 +261,7 @@ class Stopwatch:
     @property
     def remaining(self) -> float:
         """Seconds left, at least 0; inf without a limit."""
-        seconds = math.inf if self._limits.seconds is None else self._limits.seconds
+        seconds = math.inf if self.limits.seconds is None else self.limits.seconds
         return max(0.0, seconds - self.elapsed)
 
     @property
@@ -265,7 +269,7 @@ class Stopwatch:
         """The limit of time or memory that is used up, if one is."""
         if self.remaining == 0.0:
             return Limit.TIME
-        most = self._limits.memory_bytes
+        most = self.limits.memory_bytes
         if most is not None and psutil.Process().memory_info().rss > most:
             return Limit.MEMORY
         return None
@@ -273,8 +277,8 @@ class Stopwatch:
     def check_room(self, num_bytes: int, what: str) -> None:
         """Raises StoppedError where this much more memory is beyond the limit, or beyond what the machine has left."""
         room = psutil.virtual_memory().available
-        if self._limits.memory_bytes is not None:
-            room = min(room, self._limits.memory_bytes - psutil.Process().memory_info().rss)
+        if self.limits.memory_bytes is not None:
+            room = min(room, self.limits.memory_bytes - psutil.Process().memory_info().rss)
         if num_bytes > room:
             raise StoppedError(
                 Limit.MEMORY, f"{what} would take {num_bytes / 2**30:.1f} GiB, {max(0, room) / 2**30:.1f} are left"
@@ -288,9 +292,9 @@ class Stopwatch:
 
     def limits_left(self, share: float = 1.0) -> SolveLimits:
         """The same limits with a share of the time that is left, at least 0.1 s."""
-        if self._limits.seconds is None:
-            return self._limits
-        return replace(self._limits, seconds=max(0.1, share * self.remaining))
+        if self.limits.seconds is None:
+            return self.limits
+        return replace(self.limits, seconds=max(0.1, share * self.remaining))
 
 
 class Trajectory:

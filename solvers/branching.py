@@ -23,6 +23,7 @@ from formulations.evaluation import evaluate
 from formulations.loads import shortages
 from formulations.problem import LayerProblem
 from solvers.ascent import Ascent
+from solvers.base import Limit, StoppedError
 from solvers.decomposition import Decomposition, Shares, without_message_rules
 from solvers.proofs import FREE, BlockProof, Leaf
 
@@ -81,18 +82,22 @@ class Tree:
         self._count = itertools.count()
         self._parts = [(root.leaf.bound, next(self._count), root)]
 
-    def proofs(self, known: float) -> Iterator[tuple[BlockProof, str]]:
+    def proofs(self, known: float, most_nodes: int | None = None) -> Iterator[tuple[BlockProof, str]]:
         """Ever better proofs; branches on the part with the least bound.
 
         Ends where that is `known`, or a single placement: then it is the best of all.
 
         Raises:
-            StoppedError: by `check`.
+            StoppedError: by `check`, or more than `most_nodes` parts would have been bounded.
         """
+        num_nodes = 0
         while self._parts[0][0] < known:
             _, _, node = self._parts[0]
             if np.all(node.leaf.worker != FREE):
                 return
+            num_nodes += self._problem.num_workers
+            if most_nodes is not None and num_nodes > most_nodes:
+                raise StoppedError(Limit.NODE)
             children = [self._bounded(node, worker, known) for worker in self._placements(node)]
             known = min([known, *(child.leaf.bound for child in children if np.all(child.leaf.worker != FREE))])
             heapq.heappop(self._parts)

@@ -1,5 +1,6 @@
-"""Does a certificate prove what it claims? Shares no code with the solvers: it reads the problem, evaluates the
-assignment by the specification, and computes lower bounds anew (solvers/check_bound.py).
+"""Does a certificate prove what it claims? All is computed anew, by code that no solver uses.
+
+The assignment is evaluated by the specification; solvers/check_bound.py computes lower bounds.
 
     python -m solvers.check PROBLEM.npz CERTIFICATE.json
 
@@ -199,9 +200,9 @@ def _check_infeasible(problem: LayerProblem, certificate: Certificate, constrain
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the exit status."""
-    description, _, details = (__doc__ or "").partition("\n\n")
+    description, *_, details = (__doc__ or "").split("\n\n")
     parser = argparse.ArgumentParser(
-        prog="python -m solvers.check", description=" ".join(description.split()), epilog=details.strip(),
+        prog="python -m solvers.check", description=description, epilog=details.strip(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.add_argument("problem", metavar="PROBLEM", help="layer problem (.npz)")

@@ -151,7 +151,7 @@ class Lagrangian:
     ) -> Iterator[tuple[BlockProof, str]]:
         """Proofs and a word for people, as they come; not every one is better.
 
-        Larger and larger blocks; then, under a time limit, branching, where little is left to be proved.
+        Larger and larger blocks; then, under a limit of time or nodes, branching, where little is left to be proved.
 
         Raises:
             StoppedError: a limit is reached.
@@ -169,8 +169,9 @@ class Lagrangian:
             try:
                 root = yield from _stages(run)
                 gap = relative_gap(known, root.leaf.bound)
-                if math.isfinite(watch.remaining) and (gap is None or gap < _WORTH_BRANCHING):
-                    yield from Tree(problem, root, threads, check).proofs(known)
+                limited = watch.limits.seconds is not None or watch.limits.nodes is not None
+                if limited and (gap is None or gap < _WORTH_BRANCHING):
+                    yield from Tree(problem, root, threads, check).proofs(known, watch.limits.nodes)
             except BaseException:
                 # The pool waits for its threads.
                 stop.set()

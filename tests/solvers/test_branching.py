@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from formulations import Assignment, LayerProblem, evaluate
-from solvers import SolveLimits, Termination, branching, solve
+from solvers import Limit, SolveLimits, Termination, branching, solve
 from solvers import lagrangian as lagrangian_module
 from solvers.base import Stopwatch
 from solvers.branching import restricted
@@ -113,6 +113,15 @@ def test_trained_layers_are_proven(name, seconds, read_instance):
     best = json.loads((INSTANCES / "reference.json").read_text(encoding="utf-8"))[name]["best_known"]
     assert (result.termination, result.primal_bound, result.bound_proved_by) == (Termination.OPTIMAL, best, "tree")
     assert recomputed_bound(problem, "tree", result.proof.arrays()) == best
+
+
+def test_a_limit_on_nodes_makes_it_a_matter_of_work_not_of_time(read_instance):
+    """Twice nine nodes without a clock: NODE, and the same bound to the unit; fewer nodes prove less."""
+    problem = read_instance("d24-p3")
+    results = [Lagrangian().solve(problem, limits=SolveLimits(nodes=count)) for count in (9, 9, 3)]
+    assert [result.limit for result in results] == [Limit.NODE] * 3
+    bounds = [result.dual_bound for result in results]
+    assert bounds[0] == bounds[1] > bounds[2]
 
 
 def test_placements_that_no_leaf_holds_are_named(draw_problem, branching_always):
