@@ -275,6 +275,9 @@ def _least_pattern(
     An undecided input costs at least λ·x + v, v = min( t + min −λ·x, min (g − λ)·x ), whatever λ. Inputs are decided
     one by one; what cannot come below `claimed` any more is left out.
     """
+    # Any order will do; those that their lines say the least about come first, which halves the work.
+    order = np.argsort(-np.abs((gains - slopes).astype(np.float64)).sum(axis=1))
+    gains, sends, slopes = gains[order], sends[order], slopes[order]
     rest = np.minimum(sends + _least_sums(-slopes, few, many), _least_sums(gains - slopes, few, many))
     pending = [(0, (slopes.sum(axis=0) - mu)[None, :], np.zeros(1, dtype=np.int64))]
     least = claimed

@@ -59,8 +59,13 @@ _ROUNDS, _STEPS_PER_ROUND = 24, 40
 _ROUNDS_OF_SINGLES, _STEPS_PER_ROUND_OF_SINGLES, _FIRST_ROUND_OF_SINGLES = 6, 320, 20
 #: A stage ends early where this many rounds gained less than this share of the bound.
 _PATIENCE, _WORTH_WAITING = 6, 1e-4
+#: Of the time that is left, what the rounds of a stage may use: on wide layers larger blocks are worth more than
+#: multipliers that are right to the last digit.
+_SHARE_OF_TIME = 0.25
 #: Exact searches at the end of a stage, with a round between them, while they gain.
 _PROOFS = 16
+#: The same once all stages are over.
+_WORTH_A_PROOF = 1e-5
 #: Branching begins where the gap is below this.
 _WORTH_BRANCHING = 0.02
 #: Steps of the ascent, in shares of the mean send over the neurons of a worker: of the first stage, of the others.
@@ -185,6 +190,10 @@ class _Run:
     check: Callable[[], None]
     threads: Executor
 
+    def until(self) -> float:
+        """When a stage's rounds that begin now should be over, on the watch."""
+        return self.watch.elapsed + _SHARE_OF_TIME * self.watch.remaining
+
     def ascent(self, blocks: tuple[Block, ...], shares: Shares, slopes: Shares) -> Ascent:
         """Raises StoppedError where there is no room for it."""
         largest = max(len(block.inputs) for block in blocks)
@@ -204,6 +213,7 @@ def _stages(run: _Run) -> _Proofs:
     # Blocks of one input are minorants: min(t, g·x) >= μ·x + v(μ).
     shares = slopes = ascent.shares()
     root = Node(best, 1, shares, slopes, ascent.wanted)
+    finished: Ascent | None = None
     for size in _SIZES:
         larger = run.whole.groups(size, run.check)
         if larger == blocks:
@@ -215,14 +225,19 @@ def _stages(run: _Run) -> _Proofs:
         root = replace(root, leaf=best)
         if not complete:
             break
-        shares = ascent.shares()
+        finished, shares = ascent, ascent.shares()
         root = Node(best, size, shares, slopes, ascent.wanted)
+    if finished is not None and run.watch.limits.seconds is not None:
+        # Time is left, and larger blocks are out of reach.
+        leaf, _ = yield from _proved(run, finished, best, _WORTH_A_PROOF)
+        root = replace(root, leaf=max(best, leaf, key=lambda leaf: leaf.bound))
     return root
 
 
 def _first_stage(run: _Run, ascent: Ascent) -> Generator[tuple[BlockProof, str], None, Leaf]:
     """Blocks of one, for which a look is exact; the best leaf."""
     leaves: list[Leaf] = []
+    until = run.until()
     for number in range(_ROUNDS_OF_SINGLES):
         # None at first: a bound that is weak, but there.
         steps = min(_STEPS_PER_ROUND_OF_SINGLES, _FIRST_ROUND_OF_SINGLES << number) if number else 0
@@ -230,7 +245,7 @@ def _first_stage(run: _Run, ascent: Ascent) -> Generator[tuple[BlockProof, str],
         leaf, _ = ascent.look(run.threads)
         yield BlockProof((leaf,)), f"blocks of {ascent.largest}, round {number + 1}"
         leaves = [leaf, *leaves]
-        if _gains_little([leaf.bound for leaf in reversed(leaves)]):
+        if _gains_little([leaf.bound for leaf in reversed(leaves)]) or run.watch.elapsed > until:
             break
     return max(leaves, key=lambda leaf: leaf.bound)
 
@@ -238,13 +253,23 @@ def _first_stage(run: _Run, ascent: Ascent) -> Generator[tuple[BlockProof, str],
 def _stage(run: _Run, ascent: Ascent) -> Generator[tuple[BlockProof, str], None, tuple[Leaf, bool]]:
     """Rounds of steps and looks, then exact searches; the best leaf, and whether the searches went to their end."""
     hopes: list[float] = []
+    until = run.until()
     for number in range(_ROUNDS):
         ascent.climb(_STEPS_PER_ROUND, _length(_LATER_STEPS, number / _ROUNDS))
         best, hope = ascent.look(run.threads)
         yield BlockProof((best,)), f"blocks of {ascent.largest}, round {number + 1}"
         hopes.append(hope)
-        if _gains_little(hopes):
+        if _gains_little(hopes) or run.watch.elapsed > until:
             break
+    if best.bound == hopes[-1]:
+        return best, True  # a look misses nothing in blocks as small as these
+    return (yield from _proved(run, ascent, best, _WORTH_WAITING))
+
+
+def _proved(
+    run: _Run, ascent: Ascent, best: Leaf, worth: float
+) -> Generator[tuple[BlockProof, str], None, tuple[Leaf, bool]]:
+    """Exact searches, while each gains this share of the bound; the best leaf, and whether they went to their end."""
     for number in range(_PROOFS):
         leaf, complete = ascent.prove(run.threads)
         yield BlockProof((leaf,)), f"blocks of {ascent.largest}, proof {number + 1}"
@@ -252,7 +277,7 @@ def _stage(run: _Run, ascent: Ascent) -> Generator[tuple[BlockProof, str], None,
         best = max(best, leaf, key=lambda leaf: leaf.bound)
         if not complete:
             return best, False
-        if number and gained < _WORTH_WAITING * abs(best.bound):
+        if number and gained < worth * abs(best.bound):
             break
         for _ in range(2):
             ascent.climb(_STEPS_PER_ROUND, _LATER_STEPS[1])
