@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +45,7 @@ class Claims:
     Attributes:
         termination: one of `TERMINATIONS`.
         objective, bytes_sent, kept_weights: of the assignment.
-        dual_bound: no assignment that keeps rows (1)–(3) costs less; proved by one of `PROVED_BY`.
+        dual_bound: no feasible assignment costs less; proved by one of `PROVED_BY`.
         gap: (objective − dual_bound) / max(1, |objective|).
     """
 
@@ -61,10 +60,11 @@ class Claims:
     def __post_init__(self) -> None:
         for key in ("objective", "bytes_sent", "kept_weights", "dual_bound"):
             value = getattr(self, key)
-            if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
-                raise InputError(f"claim {key} is {value!r}; it must be a whole number or null")
-        if self.gap is not None and not (isinstance(self.gap, (int, float)) and math.isfinite(self.gap)):
-            raise InputError(f"claim gap is {self.gap!r}; it must be a finite number or null")
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or abs(value) >= 2**63):
+                raise InputError(f"claim {key} is {_shown(value)}; it must be a whole number within int64, or null")
+        gap = self.gap
+        if gap is not None and (isinstance(gap, bool) or not isinstance(gap, (int, float)) or not abs(gap) < 2**63):
+            raise InputError(f"claim gap is {_shown(gap)}; it must be a finite number or null")
         for key, known in (("termination", TERMINATIONS), ("bound_proved_by", (None, *PROVED_BY))):
             if getattr(self, key) not in known:
                 raise InputError(
@@ -72,6 +72,11 @@ class Claims:
                 )
         if (self.dual_bound is None) != (self.bound_proved_by is None):
             raise InputError("claims dual_bound and bound_proved_by come together or not at all")
+
+
+def _shown(value: object) -> str:
+    """A value from a file, of reasonable length."""
+    return "a number of many digits" if isinstance(value, int) and abs(value) >= 2**63 else repr(value)[:80]
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,14 +100,17 @@ class Certificate:
     made: Mapping[str, Any]
 
     def write(self, path: str | Path) -> None:
-        """Write `path`, which ends in `.json`, and beside it an `.npz` with the arrays.
+        """Write `path`, which ends in `.cert.json`, and beside it a `.cert.npz` with the arrays.
 
         Raises:
             InputError: another ending, or the folder cannot be written.
         """
         path = Path(path)
-        if path.suffix != ".json":
-            raise InputError(f"{path}: a certificate's name ends in .json; its arrays go into an .npz beside it")
+        if not path.name.endswith(".cert.json"):
+            # Anything shorter could replace the problem that the certificate is about.
+            raise InputError(
+                f"{path}: a certificate's name ends in .cert.json; its arrays go into a .cert.npz beside it"
+            )
         arrays = path.with_name(arrays_of(path.name))
         write_arrays(arrays, ARRAYS_SCHEMA, self.arrays)
         content = {
@@ -138,11 +146,11 @@ class Certificate:
             file, sha256, made = str(listed["file"]), str(listed["sha256"]), dict(content["made"])
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise InputError(
                 f"{path}: not a whole {SCHEMA} file ({type(error).__name__}: {error}); make the certificate again"
             ) from None
-        if Path(file).name != file:
+        if Path(file).name != file or not file:
             raise InputError(
                 f"{path}: its arrays are said to be in {file!r}; they lie beside it, so give a bare file name"
             )
@@ -176,12 +184,12 @@ def _read_json(path: Path) -> dict[str, Any]:
 def _read_beside(path: Path, sha256: str, claims: Claims) -> dict[str, NDArray[Any]]:
     about = "objective" if claims.bound_proved_by is None else "objective and dual_bound"
     try:
-        arrays = read_arrays(path, ARRAYS_SCHEMA, [name for names in ARRAYS.values() for name in names])
-        if _sha256(path) != sha256:
+        # Before anything is unpacked: another file may unpack to any size.
+        if path.exists() and _sha256(path) != sha256:
             raise InputError(f"{path}: not the file that the certificate was written with (SHA-256 differs)")
-    except InputError as error:
+        return read_arrays(path, ARRAYS_SCHEMA, [name for names in ARRAYS.values() for name in names])
+    except (InputError, OSError) as error:
         raise DamagedArraysError(f"{about} cannot be checked: {error}") from None
-    return arrays
 
 
 def _sha256(path: Path) -> str:

@@ -203,7 +203,7 @@ class SolveResult:
             parts.append(f"objective {self.evaluation.objective}, {self.evaluation.bytes_sent} bytes sent")
         if self.bound_proved_by is not None:
             gap = "" if self.gap is None else f", gap {self.gap:.2%}"
-            parts.append(f"lower bound {self.dual_bound:.0f} by {self.bound_proved_by}{gap}")
+            parts.append(f"lower bound {int(self.dual_bound)} by {self.bound_proved_by}{gap}")
         return "; ".join([*parts, *self.messages])
 
 

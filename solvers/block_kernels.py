@@ -3,7 +3,7 @@
 A worker's neurons are a set X = {x in {0,1}^N, fewest <= Σ x <= most}. All loops come down to the least of
 w·x over X: the sum of the smallest entries of w, as many as are negative, within the range.
 
-Shapes: N neurons, B blocks, S patterns of a pool, J inputs of a block, P workers.
+Shapes: N neurons, B blocks, S patterns of a pool, P workers.
 """
 
 from __future__ import annotations

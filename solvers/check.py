@@ -10,6 +10,7 @@ One line per claim: verified, not checkable, or wrong. Exit status: 0 nothing is
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -52,7 +53,12 @@ def check(problem: LayerProblem, certificate: Certificate, constraints: Sequence
         return [Finding("problem", WRONG, differs)]
     found = [Finding("problem", VERIFIED, f"{problem.name!r}, digest {problem.digest[:12]}")]
     claims = certificate.claims
+    found += _check_names(certificate.constraints, constraints)
+    constraints = [constraint for constraint in constraints if constraint.name in certificate.constraints]
     evaluation = None
+    for claim in ("bytes_sent", "kept_weights"):
+        if claims.objective is None and getattr(claims, claim) is not None:
+            found.append(Finding(claim, WRONG, f"{getattr(claims, claim)} is claimed of no assignment"))
     if claims.objective is not None:
         evaluation, findings = _check_assignment(problem, certificate, constraints)
         found += findings
@@ -65,7 +71,9 @@ def check(problem: LayerProblem, certificate: Certificate, constraints: Sequence
 
 def _about_another(problem: LayerProblem, certificate: Certificate) -> str | None:
     if certificate.problem_digest != problem.digest:
-        return f"the certificate is about {certificate.problem_digest[:12]}, {problem.name!r} is {problem.digest[:12]}"
+        return (
+            f"the certificate is about {certificate.problem_digest[:12]!r}, {problem.name!r} is {problem.digest[:12]!r}"
+        )
     if certificate.scale != problem.scale:
         return f"its costs are scaled by {certificate.scale!r}, those of problem {problem.name!r} by {problem.scale!r}"
     return None
@@ -88,7 +96,6 @@ def _check_assignment(
         findings.append(Finding("assignment", WRONG, f"it is not feasible: {broken}"))
     else:
         findings.append(Finding("assignment", VERIFIED, "every neuron has a worker, and all limits are kept"))
-    findings += _check_names(certificate.constraints, constraints)
     for claim, claimed, actual in (
         ("objective", claims.objective, evaluation.objective),
         ("bytes_sent", claims.bytes_sent, evaluation.bytes_sent),
@@ -97,16 +104,22 @@ def _check_assignment(
         verdict = VERIFIED if claimed == actual else WRONG
         text = f"{claimed}" if claimed == actual else f"{claimed} is claimed, the assignment has {actual}"
         findings.append(Finding(claim, verdict, text))
-    return evaluation if evaluation.feasible else None, findings
+    holds = evaluation.feasible and evaluation.objective == claims.objective
+    return evaluation if holds else None, findings
 
 
 def _check_names(names: Sequence[str], constraints: Sequence[Constraint]) -> list[Finding]:
-    given = {constraint.name for constraint in constraints}
-    missing = [name for name in names if name not in given]
-    kept = [name for name in names if name in given]
-    findings = [Finding("constraints", VERIFIED, f"kept: {', '.join(kept)}")] if kept else []
-    if missing:
-        findings.append(Finding("constraints", NOT_CHECKABLE, f"not given to the checker: {', '.join(missing)}"))
+    """Which constraints are looked at: those that the certificate names and the checker was given."""
+    given = [constraint.name for constraint in constraints]
+    findings = []
+    for verdict, text, chosen in (
+        (VERIFIED, "looked at", [name for name in names if name in given]),
+        (NOT_CHECKABLE, "not given to the checker", [name for name in names if name not in given]),
+        (NOT_CHECKABLE, "given, but nothing is claimed of", [name for name in given if name not in names]),
+    ):
+        if chosen:
+            # Names are anybody's text, line breaks and all.
+            findings.append(Finding("constraints", verdict, f"{text}: {', '.join(map(repr, chosen))}"))
     return findings
 
 
@@ -114,7 +127,9 @@ def _need_all(names: Sequence[str], constraints: Sequence[Constraint]) -> None:
     """Raises UncheckableError where constraints that decide what is feasible were not given."""
     missing = set(names) - {constraint.name for constraint in constraints}
     if missing:
-        raise UncheckableError(f"it depends on constraints that were not given: {', '.join(sorted(missing))}")
+        raise UncheckableError(
+            f"it depends on constraints that were not given: {', '.join(map(repr, sorted(missing)))}"
+        )
 
 
 def _check_bound(
@@ -133,7 +148,7 @@ def _check_bound(
     if bound is None:
         return None, Finding("dual_bound", WRONG, f"{claimed} is claimed, but no assignment is feasible")
     if claimed is not None and bound < claimed:
-        return bound, Finding("dual_bound", WRONG, f"{claimed} by {kind} is claimed, what is stored proves {bound}")
+        return None, Finding("dual_bound", WRONG, f"{claimed} by {kind} is claimed, what is stored proves {bound}")
     more = "" if bound == claimed else f"; even {bound} is proved"
     return claimed, Finding("dual_bound", VERIFIED, f"{claimed} by {kind}, computed anew{more}")
 
@@ -165,13 +180,15 @@ def _check_termination(
     said = claims.termination
     if (said in ("OPTIMAL", "FEASIBLE")) != (claims.objective is not None):
         return Finding("termination", WRONG, f"{said} does not go with objective {claims.objective}")
-    if said == "OPTIMAL":
-        if claims.objective != claims.dual_bound:
-            return Finding(
-                "termination", WRONG, f"OPTIMAL, yet {claims.objective} and {claims.dual_bound} are not equal"
-            )
-        if evaluation is None or bound is None:
+    if said == "OPTIMAL" and claims.objective != claims.dual_bound:
+        return Finding("termination", WRONG, f"OPTIMAL, yet {claims.objective} and {claims.dual_bound} are not equal")
+    if said in ("OPTIMAL", "FEASIBLE"):
+        if evaluation is None:
+            return Finding("termination", WRONG, f"{said}, but its assignment is not what it claims")
+        if said == "OPTIMAL" and bound is None:
             return Finding("termination", NOT_CHECKABLE, "OPTIMAL as far as the bound can be believed")
+        if {constraint.name for constraint in constraints} != set(certificate.constraints):
+            return Finding("termination", NOT_CHECKABLE, f"{said} as far as the constraints that were not given hold")
     if said == "INFEASIBLE":
         return _check_infeasible(problem, certificate, constraints)
     return Finding("termination", VERIFIED, said)
@@ -208,6 +225,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("problem", metavar="PROBLEM", help="layer problem (.npz)")
     parser.add_argument("certificate", metavar="CERTIFICATE", help="its certificate (.json, with its .npz beside it)")
     arguments = parser.parse_args(argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names in files may be no text at all
     try:
         problem = LayerProblem.read(arguments.problem)
         findings = check(problem, Certificate.read(arguments.certificate))

@@ -35,8 +35,22 @@ Arrays = Mapping[str, NDArray[Any]]
 _FREE = -1
 #: Sums of what is added up stay below this, or the numbers are refused.
 _INT64 = 2.0**62
-#: Nodes bounded at once, in entries; and assignments that are enumerated at most.
-_ENTRIES, _MOST_ASSIGNMENTS = 2**18, 200_000
+#: Nodes bounded at once, in entries.
+_ENTRIES = 2**18
+#: What is looked at, at the most: nodes of a certificate, assignments, and weights in all of those together.
+_MOST_NODES, _MOST_ASSIGNMENTS, _MOST_WEIGHTS = 10**9, 200_000, 10**8
+
+
+@dataclass
+class _Work:
+    """What a check may still cost; what was tampered with may cost without end."""
+
+    nodes_left: int
+
+    def spend(self, nodes: int) -> None:
+        self.nodes_left -= nodes
+        if self.nodes_left < 0:
+            raise UncheckableError(f"it takes more than {_MOST_NODES} nodes")
 
 
 class RefutedError(Exception):
@@ -71,13 +85,13 @@ def recomputed_bound(
 def _price_bound(problem: LayerProblem, arrays: Arrays) -> int:
     if problem.communication == "inputs" or problem.objective != "weighted":
         raise RefutedError("prices prove a bound only where no message is shared and all costs count")
-    load, least, most = _loads(problem.load, problem.min_load, problem.capacity)
+    # As Python's integers: prices may be anything, and no product of them wraps.
+    load, least, most = (a.astype(object) for a in _loads(problem.load, problem.min_load, problem.capacity))
     factor = _factor(arrays)
-    beta = _integers(arrays, "beta", least.shape)
-    own = factor * _own_costs(problem)
-    _check_size(own, np.abs(beta).astype(np.float64) * load.sum(axis=0), beta * 1.0 * (np.abs(least) + np.abs(most)))
+    beta = _integers(arrays, "beta", least.shape).astype(object)
+    own = factor * _own_costs(problem).astype(object)
     total = factor * problem.base_cost + int((own - load @ beta.T).min(axis=1).sum())
-    total += int(np.where(beta > 0, least * beta, most * beta).sum())
+    total += int((least * np.maximum(beta, 0) + most * np.minimum(beta, 0)).sum())
     return -(-total // factor)
 
 
@@ -110,19 +124,19 @@ def _block_bound(problem: LayerProblem, arrays: Arrays, kind: str) -> int:
         raise RefutedError("a leaf places a neuron on a worker that is none")
     if kind == "lagrangian" and (len(leaves) != 1 or np.any(leaves != _FREE)):
         raise RefutedError("parts of the placements are a proof by tree")
-    uncovered = _uncovered(problem, leaves, {})
+    uncovered = _uncovered(problem, leaves)
     if uncovered is not None:
-        raise RefutedError(f"its leaves leave out placements with {uncovered}")
+        raise RefutedError(f"its leaves {uncovered}")
     blocks = _blocks(problem, arrays)
     factors = _integers(arrays, "leaf_factor", (len(leaves),))
     ends = _integers(arrays, "leaf_ends", (len(leaves),))
-    if np.any(np.diff(ends, prepend=0) < 0) or ends[-1] != len(blocks):
+    if not _are_ends(ends, len(blocks)):
         raise RefutedError("leaf_ends do not deal the blocks out to the leaves")
     mu = _integers(arrays, "mu", (len(blocks), problem.num_neurons))
     claimed = _integers(arrays, "least", (len(blocks),))
     rows = np.cumsum([0] + [len(inputs) if len(inputs) > 1 else 0 for _, inputs in blocks])
     slopes = _integers(arrays, "slopes", (int(rows[-1]), problem.num_neurons))
-    bounds = []
+    bounds, work = [], _Work(_MOST_NODES)
     for k, worker in enumerate(leaves):
         part = _part(problem, worker)
         if part is not None:
@@ -130,29 +144,31 @@ def _block_bound(problem: LayerProblem, arrays: Arrays, kind: str) -> int:
             own, free = slice(first, last), worker == _FREE
             _check_pairs(problem, blocks[own])
             pieces = [slopes[rows[b] : rows[b + 1]][:, free] for b in range(first, last)]
-            bounds.append(_leaf_bound(part, int(factors[k]), blocks[own], mu[own][:, free], claimed[own], pieces))
+            bounds.append(_leaf_bound(part, int(factors[k]), blocks[own], mu[own][:, free], claimed[own], pieces, work))
     if not bounds:
         raise RefutedError("no placement fits the workers; there is nothing to bound")
     return min(bounds)
 
 
-def _uncovered(problem: LayerProblem, leaves: IntArray, placed: dict[int, int]) -> str | None:
-    """A placement of some neurons that no leaf agrees with; None where there is none.
+def _uncovered(problem: LayerProblem, leaves: IntArray) -> str | None:
+    """What is wrong with leaves that do not hold every placement; None where they do.
 
-    A neuron that all leaves place cuts them into parts, and each must cover the placements that agree with it.
+    A neuron that all leaves place cuts them into parts, and each must hold the placements that agree with it.
     """
-    if not len(leaves):
-        return ", ".join(f"neuron {i} on worker {p}" for i, p in placed.items())
-    common = [i for i in np.flatnonzero(np.all(leaves != _FREE, axis=0)).tolist() if i not in placed]
-    if any(all(worker[i] == _FREE or i in placed for i in range(problem.num_neurons)) for worker in leaves):
-        return None
-    if not common:
-        return "what no neuron tells apart"
-    i = common[0]
-    for p in range(problem.num_workers):
-        missing = _uncovered(problem, leaves[leaves[:, i] == p], {**placed, i: p})
-        if missing is not None:
-            return missing
+    pending: list[tuple[IntArray, dict[int, int]]] = [(leaves, {})]
+    while pending:
+        rows, placed = pending.pop()
+        if not len(rows):
+            return "leave out placements with " + ", ".join(f"neuron {i} on worker {p}" for i, p in placed.items())
+        others = np.ones(problem.num_neurons, dtype=bool)
+        others[list(placed)] = False
+        if np.any(np.all(rows[:, others] == _FREE, axis=1)):
+            continue
+        common = np.flatnonzero(others & np.all(rows != _FREE, axis=0))
+        if not common.size:
+            return "are not those of a tree: no neuron is placed by all that are left"
+        i = int(common[0])
+        pending += [(rows[rows[:, i] == p], {**placed, i: p}) for p in range(problem.num_workers)]
     return None
 
 
@@ -208,9 +224,12 @@ def _leaf_bound(
     mu: IntArray,
     claimed: IntArray,
     slopes: list[IntArray],
+    work: _Work,
 ) -> int:
     if factor < 1:
         raise RefutedError(f"leaf_factor is {factor}; needs at least 1")
+    if blocks and not len(part.gain):
+        raise RefutedError("a leaf that places all neurons has blocks")
     _check_size(*(float(factor) * array for array in (part.gain, part.send, part.place)), mu, *slopes)
     cost = factor * part.place
     total = factor * (part.base + _outside(part, blocks, cost, factor))
@@ -218,7 +237,8 @@ def _leaf_bound(
         cost[:, p] += mu[b]
         gains, sends = factor * part.gain.T[inputs], factor * part.send[inputs, p]
         lines = slopes[b] if len(inputs) > 1 else np.zeros_like(gains)
-        total += _least_pattern(gains, sends, lines, mu[b], int(part.few[p]), int(part.many[p]), int(claimed[b]))
+        counts = (int(part.few[p]), int(part.many[p]))
+        total += _least_pattern(gains, sends, lines, mu[b], counts, int(claimed[b]), work)
     total += int(cost.min(axis=1).sum())
     return -(-total // factor)
 
@@ -229,7 +249,7 @@ def _blocks(problem: LayerProblem, arrays: Arrays) -> list[tuple[int, list[int]]
     inputs = _integers(arrays, "block_inputs", None)
     if worker.ndim != 1 or inputs.ndim != 1:
         raise RefutedError("block_worker and block_inputs must be lists")
-    if np.any(np.diff(ends, prepend=0) < 0) or (ends[-1] if ends.size else 0) != inputs.size:
+    if not _are_ends(ends, inputs.size):
         raise RefutedError("block_ends do not cut block_inputs into blocks")
     if np.any((worker < 0) | (worker >= problem.num_workers)):
         raise RefutedError("a block belongs to a worker that is none")
@@ -237,6 +257,12 @@ def _blocks(problem: LayerProblem, arrays: Arrays) -> list[tuple[int, list[int]]
         raise RefutedError("a block holds an input that is none")
     parts = np.split(inputs, ends[:-1]) if ends.size else []
     return [(int(p), part.tolist()) for p, part in zip(worker, parts, strict=True)]
+
+
+def _are_ends(ends: IntArray, size: int) -> bool:
+    """They cut a list of this size into pieces."""
+    whole = int(ends[-1]) == size if ends.size else size == 0
+    return whole and bool(np.all((ends >= 0) & (ends <= size)) and np.all(ends[1:] >= ends[:-1]))
 
 
 def _check_pairs(problem: LayerProblem, blocks: list[tuple[int, list[int]]]) -> None:
@@ -268,13 +294,14 @@ def _outside(part: _Part, blocks: list[tuple[int, list[int]]], cost: IntArray, f
 
 
 def _least_pattern(
-    gains: IntArray, sends: IntArray, slopes: IntArray, mu: IntArray, few: int, many: int, claimed: int
+    gains: IntArray, sends: IntArray, slopes: IntArray, mu: IntArray, counts: tuple[int, int], claimed: int, work: _Work
 ) -> int:
     """The least of v_B(μ) and `claimed`: all patterns that could be below it are looked at.
 
     An undecided input costs at least λ·x + v, v = min( t + min −λ·x, min (g − λ)·x ), whatever λ. Inputs are decided
     one by one; what cannot come below `claimed` any more is left out.
     """
+    few, many = counts
     # Any order will do; those that their lines say the least about come first, which halves the work.
     order = np.argsort(-np.abs((gains - slopes).astype(np.float64)).sum(axis=1))
     gains, sends, slopes = gains[order], sends[order], slopes[order]
@@ -287,6 +314,7 @@ def _least_pattern(
         k, weights, paid = pending.pop()
         weights = weights - slopes[k]
         weights = np.vstack([weights, weights + gains[k]])
+        work.spend(len(weights))
         paid = np.concatenate([paid + sends[k], paid])
         at_least = paid + _least_sums(weights, few, many) + int(rest[k + 1 :].sum())
         if k + 1 == len(sends):
@@ -319,9 +347,12 @@ def _least_of_all(problem: LayerProblem, constraints: Sequence[Constraint]) -> i
     messages = problem.num_neurons * (problem.num_workers - 1)
     if problem.communication != "partials":
         messages = int(problem.remote.sum())
-    count = problem.num_workers**problem.num_neurons * 2.0 ** (messages if chosen else 0)
-    if count > _MOST_ASSIGNMENTS:
-        raise UncheckableError(f"there are {count:.3g} assignments, and {_MOST_ASSIGNMENTS} are enumerated at most")
+    count = problem.num_workers**problem.num_neurons * 2 ** (messages if chosen else 0)
+    if count > _MOST_ASSIGNMENTS or count * problem.prune_cost.size > _MOST_WEIGHTS:
+        raise UncheckableError(
+            f"there are 2^{count.bit_length() - 1} assignments or more, of {problem.prune_cost.size} weights; "
+            f"{_MOST_ASSIGNMENTS} are enumerated at most, and {_MOST_WEIGHTS} weights in them"
+        )
     least = None
     for assignment in _assignments(problem, chosen):
         found = evaluate(problem, assignment, constraints)

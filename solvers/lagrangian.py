@@ -51,7 +51,7 @@ from solvers.decomposition import Decomposition, Shares, why_not_integers
 from solvers.placement import explain_infeasible, place
 from solvers.proofs import Block, BlockProof, Leaf
 
-#: Inputs of a block, stage by stage; the first stage has blocks of one.
+#: Inputs of a block, stage by stage; the first stage has blocks of one. Patterns are bits of an int64: 62 at most.
 _SIZES = (3, 6, 12, 16, 24, 32, 48)
 #: Rounds of a stage, and steps between two looks at what the multipliers prove. Blocks of one have but two patterns,
 #: which are all known: their rounds get longer, from a first bound soon to few that cost time.
@@ -74,7 +74,7 @@ _FIRST_STEPS, _LATER_STEPS = (0.3, 0.01), (0.1, 0.005)
 
 @dataclass(frozen=True)
 class Lagrangian:
-    """The bound alone: it finds no placement.
+    """The bound alone; placements that branching comes upon are in its proof.
 
     Limits, budgets and custom constraints are left out of it: what costs at least so much without them
     costs no less with them.
@@ -100,7 +100,7 @@ class Lagrangian:
         limits: SolveLimits = SolveLimits(),
         report: Report = silent,
     ) -> SolveResult:
-        """See `Solver.solve`: a bound, proved by `lagrangian`, and no assignment."""
+        """See `Solver.solve`: a bound, proved by `lagrangian` or `tree`, and no assignment."""
         refuse_unsupported(self, problem, constraints)
         watch = Stopwatch(limits)
         trajectory = Trajectory(watch, report)
@@ -190,7 +190,7 @@ class _Run:
     check: Callable[[], None]
     threads: Executor
 
-    def until(self) -> float:
+    def deadline(self) -> float:
         """When a stage's rounds that begin now should be over, on the watch."""
         return self.watch.elapsed + _SHARE_OF_TIME * self.watch.remaining
 
@@ -237,7 +237,7 @@ def _stages(run: _Run) -> _Proofs:
 def _first_stage(run: _Run, ascent: Ascent) -> Generator[tuple[BlockProof, str], None, Leaf]:
     """Blocks of one, for which a look is exact; the best leaf."""
     leaves: list[Leaf] = []
-    until = run.until()
+    deadline = run.deadline()
     for number in range(_ROUNDS_OF_SINGLES):
         # None at first: a bound that is weak, but there.
         steps = min(_STEPS_PER_ROUND_OF_SINGLES, _FIRST_ROUND_OF_SINGLES << number) if number else 0
@@ -245,7 +245,7 @@ def _first_stage(run: _Run, ascent: Ascent) -> Generator[tuple[BlockProof, str],
         leaf, _ = ascent.look(run.threads)
         yield BlockProof((leaf,)), f"blocks of {ascent.largest}, round {number + 1}"
         leaves = [leaf, *leaves]
-        if _gains_little([leaf.bound for leaf in reversed(leaves)]) or run.watch.elapsed > until:
+        if _gains_little([leaf.bound for leaf in reversed(leaves)]) or run.watch.elapsed > deadline:
             break
     return max(leaves, key=lambda leaf: leaf.bound)
 
@@ -253,13 +253,13 @@ def _first_stage(run: _Run, ascent: Ascent) -> Generator[tuple[BlockProof, str],
 def _stage(run: _Run, ascent: Ascent) -> Generator[tuple[BlockProof, str], None, tuple[Leaf, bool]]:
     """Rounds of steps and looks, then exact searches; the best leaf, and whether the searches went to their end."""
     hopes: list[float] = []
-    until = run.until()
+    deadline = run.deadline()
     for number in range(_ROUNDS):
         ascent.climb(_STEPS_PER_ROUND, _length(_LATER_STEPS, number / _ROUNDS))
         best, hope = ascent.look(run.threads)
         yield BlockProof((best,)), f"blocks of {ascent.largest}, round {number + 1}"
         hopes.append(hope)
-        if _gains_little(hopes) or run.watch.elapsed > until:
+        if _gains_little(hopes) or run.watch.elapsed > deadline:
             break
     if best.bound == hopes[-1]:
         return best, True  # a look misses nothing in blocks as small as these

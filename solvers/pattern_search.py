@@ -21,8 +21,6 @@ IntArray = NDArray[np.int64]
 
 #: Weights that are looked at together: few enough to stay in a core's cache.
 _ENTRIES_AT_ONCE = 2**17
-#: Patterns are bits of one integer.
-MOST_INPUTS = 62
 
 
 def least(weight_nN: IntArray, fewest: int, most: int) -> IntArray:

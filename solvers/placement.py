@@ -5,6 +5,7 @@ Shapes: N neurons, P workers.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -69,7 +70,8 @@ def place(problem: LayerProblem, cost_NP: IntArray, limits: SolveLimits = SolveL
     if shortages(problem):
         return None
     if np.any(problem.load != problem.load[0]):
-        return _place_by_mip(problem, cost_NP, limits)
+        found = place_by_mip(problem, cost_NP, limits)
+        return None if found is None else found[0]
     least, most = _count_ranges(problem)
     if np.any(least > most) or most.sum() < problem.num_neurons or least.sum() > problem.num_neurons:
         return None
@@ -135,18 +137,27 @@ def _place_by_flow(cost_NP: IntArray, least_P: IntArray, most_P: IntArray) -> In
     return placed
 
 
-def _place_by_mip(problem: LayerProblem, cost_NP: IntArray, limits: SolveLimits) -> IntArray | None:
+def place_by_mip(problem: LayerProblem, cost_NP: IntArray, limits: SolveLimits) -> tuple[IntArray, int] | None:
+    """The worker of each neuron, and a lower bound on Σ cost; None where nothing fits.
+
+    Raises:
+        StoppedError, UnsupportedError: as `place`.
+    """
     from solvers.cp_sat import CpSat
 
-    cost_NP = cost_NP - cost_NP.min(axis=1, keepdims=True)
+    cheapest = cost_NP.min(axis=1, keepdims=True)
+    cost_NP = cost_NP - cheapest
     # CP-SAT needs the sum of all costs below 2^53; the last bits of larger ones are left out.
     excess = int(cost_NP.max()).bit_length() + cost_NP.size.bit_length() - 52
-    answer = CpSat().solve(placement_data(problem, cost_NP >> max(0, excess)), None, limits)
+    shift = max(0, excess)
+    answer = CpSat().solve(placement_data(problem, cost_NP >> shift), None, limits)
     if answer.status is MilpStatus.INFEASIBLE:
         return None
     if answer.limit is Limit.INTERRUPT or answer.values is None:
         raise StoppedError(answer.limit or Limit.TIME)
-    return placement_of(problem, answer.values)
+    # The bits that were left out only make it less.
+    least = max(0, math.ceil(answer.dual_bound)) << shift if math.isfinite(answer.dual_bound) else 0
+    return placement_of(problem, answer.values), least + int(cheapest.sum())
 
 
 def solve_by_placing_once(

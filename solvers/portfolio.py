@@ -14,17 +14,18 @@ from formulations.costs import separable_cost
 from formulations.evaluation import evaluate
 from formulations.problem import LayerProblem
 from solvers.base import (
+    STOPS,
     Limit,
     MissingPackageError,
     Report,
     SolveLimits,
     SolverError,
     SolveResult,
-    StoppedError,
     Stopwatch,
     Termination,
     Trajectory,
     UnsupportedError,
+    limit_of,
     refuse_unsupported,
     silent,
 )
@@ -95,7 +96,7 @@ class Portfolio:
                     found = _better(problem, found, proof.placement)
                 found = _bounded(found, proof, limit)
             elif why_not_separable(problem) is None:
-                found = _bounded(found, _price_proof(problem, watch), found.limit)
+                found = _bounded(found, *_price_proof(problem, watch, found.limit))
         unsettled = found.termination in (Termination.FEASIBLE, Termination.NO_SOLUTION_FOUND)
         if mip_follows and unsettled and found.limit in (None, Limit.TIME):
             found = self._closed(problem, constraints, found, watch.limits_left(), trajectory)
@@ -165,13 +166,13 @@ def _num_y(problem: LayerProblem) -> int:
     return int((problem.gain > 0).sum(axis=0) @ problem.remote.sum(axis=1))
 
 
-def _price_proof(problem: LayerProblem, watch: Stopwatch) -> DualProof | None:
-    """What the duals of the placement without limits prove; None where there was no time for it."""
+def _price_proof(problem: LayerProblem, watch: Stopwatch, limit: Limit | None) -> tuple[DualProof | None, Limit | None]:
+    """What the duals of the placement without limits prove, and what stopped that, or had stopped the search."""
     try:
         worker = place(problem, separable_cost(problem), watch.limits_left())
-    except StoppedError:
-        return None
-    return None if worker is None else dual_proof(problem, worker)
+        return None if worker is None else dual_proof(problem, worker), limit
+    except STOPS as stop:
+        return None, limit_of(stop)
 
 
 def _better(problem: LayerProblem, found: SolveResult, worker: IntArray) -> SolveResult:

@@ -5,6 +5,7 @@ Shapes: N neurons, M inputs, P workers, K resources, B blocks, J pairs (input, w
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -63,9 +64,9 @@ class BlockProof:
 
     @property
     def placement(self) -> IntArray | None:
-        """N; the worker of each neuron in a placement that costs no more than the bound, where a leaf is one."""
-        whole = (leaf.worker for leaf in self.leaves if leaf.bound == self.bound and np.all(leaf.worker != FREE))
-        return next(whole, None)
+        """N; the cheapest placement that is a leaf by itself; None where none that fits is."""
+        whole = [leaf for leaf in self.leaves if math.isfinite(leaf.bound) and np.all(leaf.worker != FREE)]
+        return min(whole, key=lambda leaf: leaf.bound).worker if whole else None
 
     @property
     def kind(self) -> str:

@@ -22,7 +22,7 @@ from formulations import costs
 from formulations.assignment import Assignment
 from formulations.constraints import Constraint
 from formulations.evaluation import evaluate
-from formulations.loads import load_rows
+from formulations.loads import load_rows, shortages
 from formulations.problem import LayerProblem
 from solvers.base import (
     STOPS,
@@ -38,7 +38,7 @@ from solvers.base import (
     refuse_unsupported,
     silent,
 )
-from solvers.placement import explain_infeasible, place, why_not_placing
+from solvers.placement import explain_infeasible, place, place_by_mip, why_not_placing
 from solvers.proofs import DualProof
 
 IntArray = NDArray[np.int64]
@@ -57,7 +57,8 @@ def why_not_separable(problem: LayerProblem) -> str | None:
 class AssignmentSolver:
     """Munkres or a minimum cost flow, and the prices that prove it optimal.
 
-    Neurons of unequal loads are placed by a small MIP; the bound is then the better of its own and the prices'.
+    Neurons of unequal loads are placed by a small MIP; the bound is then the better of its own and the prices'. Costs
+    so large that the last bits do not count in placing leave a gap.
     """
 
     name: str = "assignment"
@@ -77,20 +78,27 @@ class AssignmentSolver:
         watch = Stopwatch(limits)
         trajectory = Trajectory(watch, report)
         evaluation, proof, bound, limit = None, None, -math.inf, None
+        cost_NP = costs.separable_cost(problem)
         try:
-            worker = place(problem, costs.separable_cost(problem), watch.limits_left())
+            if np.all(problem.load == problem.load[0]):
+                worker = place(problem, cost_NP, watch.limits_left())
+            else:
+                placed = None if shortages(problem) else place_by_mip(problem, cost_NP, watch.limits_left())
+                worker, bound = (None, bound) if placed is None else (placed[0], costs.constant(problem) + placed[1])
             if worker is None:
                 return infeasible_result(self, problem, watch, explain_infeasible(problem, watch.limits_left()))
             evaluation = evaluate(problem, Assignment(worker))
-            # Placed to the end: no placement is cheaper.
-            bound = evaluation.objective
             proof = dual_proof(problem, worker)
+            bound = max(bound, proof.bound)
             trajectory.note(evaluation.objective, bound, "placed")
         except STOPS as stop:
             limit = limit_of(stop)
         if proof is not None and proof.bound < bound:
             proof = None
-        optimal = evaluation is not None and limit is not Limit.INTERRUPT
+        termination = Termination.NO_SOLUTION_FOUND
+        if evaluation is not None:
+            proved = bound == evaluation.objective and limit is not Limit.INTERRUPT
+            termination = Termination.OPTIMAL if proved else Termination.FEASIBLE
         return SolveResult(
             solver=self.name,
             problem_name=problem.name,
@@ -98,15 +106,9 @@ class AssignmentSolver:
             dual_bound=bound,
             bound_proved_by=None if math.isinf(bound) else "solver" if proof is None else proof.kind,
             proof=proof,
-            termination=(
-                Termination.OPTIMAL
-                if optimal
-                else Termination.NO_SOLUTION_FOUND
-                if evaluation is None
-                else Termination.FEASIBLE
-            ),
+            termination=termination,
             seconds=watch.elapsed,
-            limit=None if optimal else limit,
+            limit=None if termination is Termination.OPTIMAL else limit,
             trajectory=tuple(trajectory.steps),
         )
 
@@ -123,8 +125,10 @@ def dual_proof(problem: LayerProblem, worker: IntArray) -> DualProof:
     beta = np.zeros_like(least)
     if np.all(load == load[0]):
         beta = _prices(cost_NP, worker, load[0], least, most)
-    reduced = cost_NP - load @ beta.T
-    closing = least * np.maximum(beta, 0) + most * np.minimum(beta, 0)
+    # Whatever the prices, Python's integers add them up as they are.
+    load, least, most, price = (array.astype(object) for array in (load, least, most, beta))
+    reduced = cost_NP - load @ price.T
+    closing = least * np.maximum(price, 0) + most * np.minimum(price, 0)
     bound = costs.constant(problem) + int(reduced.min(axis=1).sum()) + int(closing.sum())
     return DualProof(bound, 1, beta)
 

@@ -14,7 +14,7 @@ from formulations.certificate import Certificate
 from solvers import SolveLimits, Termination, certify, check_bound, registry, solve
 from solvers import lagrangian as lagrangian_module
 from solvers.check import NOT_CHECKABLE, VERIFIED, WRONG, check, main
-from solvers.check_bound import recomputed_bound
+from solvers.check_bound import RefutedError, recomputed_bound
 
 SMALL = {"num_neurons": 6, "num_inputs": 6, "num_workers": 3}
 
@@ -315,8 +315,8 @@ def test_truncated_arrays_are_rejected(share, written, capsys):
 
 def test_arrays_of_another_certificate_are_rejected(written, certified, capsys):
     """Its digest is in the certificate."""
-    certified[1][1].write(written[1].with_name("other.json"))
-    written[1].with_name("other.npz").replace(written[1].with_suffix(".npz"))
+    certified[1][1].write(written[1].with_name("other.cert.json"))
+    written[1].with_name("other.cert.npz").replace(written[1].with_suffix(".npz"))
     assert main([str(path) for path in written]) == 1
     assert "SHA-256 differs" in capsys.readouterr().out
 
@@ -374,9 +374,10 @@ def test_the_checker_loads_no_solver(written):
 
 
 def test_names_and_endings(certified, tmp_path):
-    """A certificate is a .json file; anything else is refused before a byte is written."""
-    with pytest.raises(InputError, match=r"ends in \.json"):
-        certified[0][1].write(tmp_path / "cert.npz")
+    """A certificate is a .cert.json file; anything else, which could replace a problem, is refused before a byte."""
+    for name in ("cert.npz", "layer.json"):
+        with pytest.raises(InputError, match=r"ends in \.cert\.json"):
+            certified[0][1].write(tmp_path / name)
     assert not list(tmp_path.iterdir())
     with pytest.raises(InputError, match="no such file"):
         Certificate.read(tmp_path / "absent.json")
@@ -390,3 +391,113 @@ def test_constraints_given_to_the_checker_are_looked_at():
     certificate = certify(problem, result, [constraint])
     assert verdicts(problem, certificate)["constraints"] == NOT_CHECKABLE
     assert "assignment" in wrong(problem, certificate, [constraint])
+
+
+def test_prices_that_would_wrap_around_prove_nothing_false():
+    """A factor of 2^62 on negative costs: in int64 the sum would come out at 0, above the optimum of -20."""
+    problem = LayerProblem(
+        [[1]], [0], [[0, 0]], communication="per_weight", place_cost=[[-20, -10]], capacity=[[1], [1]]
+    )
+    for factor in (1, 3, 2**61, 2**62):
+        arrays = {"factor": np.int64(factor), "beta": np.zeros((2, 1), dtype=np.int64)}
+        assert recomputed_bound(problem, "assignment", arrays) == -20
+
+
+def test_what_depends_on_a_constraint_that_was_not_given_is_not_verified():
+    """OPTIMAL under a constraint, checked without it: not checkable; and one that is not claimed does not count."""
+    problem = LayerProblem([[9, 1], [9, 2]], [0, 1], [[0, 5], [6, 0]], capacity=[[2], [2]])
+    constraint = Separate([0, 1])
+    constrained = certify(problem, solve(problem, "brute-force", constraints=[constraint]), [constraint])
+    found = verdicts(problem, constrained)
+    assert found["termination"] == found["dual_bound"] == found["constraints"] == NOT_CHECKABLE
+    assert set(verdicts(problem, constrained, [constraint]).values()) == {VERIFIED}
+    free = certify(problem, solve(problem, "brute-force"))
+    assert free.claims.objective < constrained.claims.objective
+    assert not wrong(problem, free, [constraint])
+    lie = changed(free, dual_bound=free.claims.objective + 1, objective=free.claims.objective + 1)
+    assert {"objective", "dual_bound", "termination"} <= wrong(problem, lie, [constraint])
+
+
+def test_no_line_of_the_report_is_somebody_elses(capsys):
+    """A constraint's name with a line break is shown as text, not as a line."""
+    problem = LayerProblem([[9, 1], [9, 2]], [0, 1], [[0, 5], [6, 0]])
+    forged = dataclasses.replace(certify(problem, solve(problem)), constraints=("a\nverified: dual_bound: 999",))
+    assert all("\n" not in str(finding) for finding in check(problem, forged))
+
+
+@pytest.mark.parametrize(
+    "ends", [[2**63 - 1, -2], [-1, 0], [0, 1], [2**62, 2**62]], ids=["wraps", "negative", "short", "long"]
+)
+def test_ends_that_do_not_cut_are_found(ends, certified):
+    """leaf_ends and block_ends of any numbers: wrong, not a traceback."""
+    problem, certificate = certified[0]
+    for name in ("leaf_ends", "block_ends"):
+        cut = np.resize(np.array(ends, dtype=np.int64), certificate.arrays[name].shape)
+        assert "dual_bound" in wrong(problem, changed(certificate, {name: cut}))
+
+
+def test_a_placed_leaf_needs_no_blocks(certified):
+    """Blocks where all neurons are placed: wrong, not a division by zero."""
+    problem = LayerProblem([[9, 1], [9, 2]], [0, 0], [[0, 5], [0, 6]])
+    arrays = {
+        "leaf_worker": np.array([[p, q] for p in (0, 1) for q in (0, 1)]),
+        "leaf_factor": np.ones(4, dtype=np.int64),
+        "leaf_ends": np.array([1, 1, 1, 1]),
+        "block_worker": np.array([1]),
+        "block_ends": np.array([2]),
+        "block_inputs": np.array([0, 1]),
+        "mu": np.zeros((1, 2), dtype=np.int64),
+        "least": np.zeros(1, dtype=np.int64),
+        "slopes": np.zeros((2, 2), dtype=np.int64),
+    }
+    blockless = {name: array[:0] for name, array in arrays.items() if name.startswith(("block", "mu", "least", "slo"))}
+    assert recomputed_bound(problem, "tree", {**arrays, **blockless, "leaf_ends": np.zeros(4, np.int64)}) is not None
+    arrays["leaf_worker"][[0, 1]] = arrays["leaf_worker"][[1, 0]]  # the first leaf is one that fits
+    with pytest.raises(RefutedError, match="places all neurons has blocks"):
+        recomputed_bound(problem, "tree", arrays)
+
+
+def test_a_search_without_end_is_given_up(certified, monkeypatch):
+    """Thresholds so high that nothing is cut off: not checkable after so many nodes."""
+    monkeypatch.setattr(check_bound, "_MOST_NODES", 1000)
+    problem, certificate = certified[0]
+    high = changed(certificate, {"least": np.full_like(certificate.arrays["least"], 2**61)})
+    assert verdicts(problem, high)["dual_bound"] == NOT_CHECKABLE
+
+
+def test_an_enumeration_beyond_all_numbers_is_not_checkable():
+    """INFEASIBLE of a layer with more than 2^1023 choices of messages: no OverflowError."""
+    rng = np.random.default_rng(97)
+    owner = rng.integers(0, 4, 400)
+    send = np.where(owner[:, None] == np.arange(4), 0, 5)
+    problem = LayerProblem(rng.integers(1, 9, (2, 400)), owner, send, error_budget=0, ingress_capacity=[0] * 4)
+    result = solve(problem, "highs")
+    assert result.termination is Termination.INFEASIBLE
+    assert verdicts(problem, certify(problem, result))["termination"] == NOT_CHECKABLE
+
+
+@pytest.mark.parametrize("value", ["1" + "0" * 400, "true", "-1" + "0" * 30])
+@pytest.mark.parametrize("claim", ["gap", "dual_bound", "objective"])
+def test_numbers_beyond_all_reason_are_bad_input(claim, value, written, capsys):
+    """Integers of hundreds of digits, and truth values: one line, exit status 2."""
+    content = json.loads(written[1].read_text(encoding="utf-8"))
+    content["claims"][claim] = "HERE"
+    written[1].write_text(json.dumps(content).replace('"HERE"', value), encoding="utf-8")
+    assert main([str(path) for path in written]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_costs_beyond_exact_placing_leave_a_gap_not_a_false_claim():
+    """Costs of 2^55 and more: OPTIMAL only where bound and objective are equal, against all placements."""
+    for number in range(150):
+        rng = np.random.default_rng([98, number])
+        weighted = number % 2
+        problem = LayerProblem(
+            np.zeros((4, 1), dtype=np.int64), [0], [[0, 1, 1]], communication="per_weight",
+            place_cost=2**55 + rng.integers(0, 2**int(rng.integers(3, 55)), (4, 3)),
+            load=rng.integers(1, 4, (4, 1)) if weighted else None, capacity=[[9 if weighted else 2]] * 3,
+        )  # fmt: skip
+        result, truth = solve(problem, "assignment"), solve(problem, "brute-force")
+        assert result.dual_bound <= truth.primal_bound <= result.primal_bound, number
+        assert result.termination is not Termination.OPTIMAL or result.primal_bound == truth.primal_bound, number
+        assert not wrong(problem, certify(problem, result))
