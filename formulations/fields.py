@@ -104,10 +104,6 @@ def _complete_costs(
     for key in ("prune_cost", "send_cost", "keep_cost", "partial_cost"):
         validation.check_at_least(key, costs[key], 0)
     costs["partial_cost"][:, np.arange(num_workers), np.arange(num_workers)] = 0  # nobody sends to itself
-    # Fractions that this kind of communication never pays must not decide how the rest is scaled.
-    unused = "send_cost" if communication == "partials" else "partial_cost"
-    if costs[unused].dtype != np.int64:
-        costs[unused] = np.zeros(costs[unused].shape, dtype=np.int64)
 
 
 def _input_worker(value: ArrayLike, num_inputs: int, num_workers: int) -> IntArray:

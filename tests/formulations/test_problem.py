@@ -275,11 +275,3 @@ def test_repr_names_the_problem():
     problem = LayerProblem(**FULL, **NAMES)
     for text in ("'fc1'", "3×2", "2 workers", "inputs", problem.digest[:12]):
         assert text in repr(problem)
-
-
-def test_costs_that_are_never_paid_do_not_scale_the_others():
-    """Fractions as partial_cost beside communication `inputs`, and the other way round: the integers stay."""
-    prune, owner, send, partial = [[5, 6]], [0, 1], [[0, 3], [4, 0]], [[0.25, 0.5]]
-    assert LayerProblem(prune, owner, send, partial_cost=partial).scale == 1
-    halves = LayerProblem(prune, owner, np.array(send) / 8, partial_cost=[[2, 3]], communication="partials")
-    assert halves.scale == 1
