@@ -13,12 +13,11 @@ from __future__ import annotations
 import argparse
 import math
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
-from benchmarks.command import Parser, exit_status, measured
+from benchmarks.command import Parser, each_solver, exit_status, measured
 from benchmarks.output import STANDARD_OUTPUT, check_file, console, write_json
 from benchmarks.plots import plot_gaps
 from benchmarks.shipped import best_known, read_problems
@@ -26,8 +25,8 @@ from benchmarks.synthetic import dense_layer, on_half_the_workers
 from formulations.errors import InputError
 from formulations.evaluation import relative_gap
 from formulations.problem import LayerProblem
-from solvers.base import Limit, SolveLimits
-from solvers.registry import SOLVERS, get, require
+from solvers.base import SolveLimits
+from solvers.registry import get, require
 from solvers.threads import exit_now
 
 SCHEMA = "bounds/1"
@@ -232,10 +231,6 @@ def _problems(arguments: argparse.Namespace) -> list[LayerProblem]:
     return [*problems, *map(on_half_the_workers, halved)]
 
 
-def _why_left_out(problem: LayerProblem, solver: str) -> str | None:
-    return SOLVERS[solver].why_unavailable() or get(solver).why_not(problem)
-
-
 def _proofs(arguments: argparse.Namespace) -> Iterator[Proof]:
     SolveLimits(seconds=arguments.seconds)
     solvers = _ALL if arguments.all else arguments.solver or ["portfolio"]
@@ -245,17 +240,12 @@ def _proofs(arguments: argparse.Namespace) -> Iterator[Proof]:
     check_file("--plot", arguments.plot, arguments.files)
     problems = _problems(arguments)
     _warm_up()
-    for problem in problems:
-        for solver in solvers:
-            why_not = _why_left_out(problem, solver) if arguments.all else None
-            if why_not:
-                print(f"{problem.name}: {solver} is left out: {why_not}", file=sys.stderr)
-                continue
-            print(f"{problem.name}: {solver}", file=sys.stderr)
-            proof = prove(problem, solver, arguments.seconds)
-            yield proof
-            if proof.limit == Limit.INTERRUPT.value:
-                raise KeyboardInterrupt
+    yield from each_solver(
+        problems,
+        solvers,
+        lambda problem, solver: prove(problem, solver, arguments.seconds),
+        leave_out=arguments.all,
+    )
 
 
 def _report(proofs: Sequence[Proof], arguments: argparse.Namespace) -> None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from typing import NoReturn, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NoReturn, Protocol, TypeVar
 
 from formulations.errors import InputError
+from formulations.problem import LayerProblem
+from solvers.base import Limit
+from solvers.registry import SOLVERS, get
 
 Result = TypeVar("Result")
 
@@ -58,6 +61,44 @@ def measured(steps: Iterable[Result], report: Callable[[Sequence[Result]], None]
             raise stop
         say_interrupted()
     return 0
+
+
+class Ended(Protocol):
+    """What a measurement yields: how it ended, among the rest."""
+
+    @property
+    def limit(self) -> str | None: ...
+
+
+Measurement = TypeVar("Measurement", bound=Ended)
+
+
+def each_solver(
+    problems: Iterable[LayerProblem],
+    solvers: Sequence[str],
+    measure: Callable[[LayerProblem, str], Measurement],
+    *,
+    leave_out: bool,
+) -> Iterator[Measurement]:
+    """Measure every solver on every problem.
+
+    Args:
+        leave_out: those that are not available, or refuse a problem, are left out and that is said.
+
+    Raises:
+        KeyboardInterrupt: after the measurement that Ctrl-C ended.
+    """
+    for problem in problems:
+        for solver in solvers:
+            why_not = (SOLVERS[solver].why_unavailable() or get(solver).why_not(problem)) if leave_out else None
+            if why_not:
+                print(f"{problem.name}: {solver} is left out: {why_not}", file=sys.stderr)
+                continue
+            print(f"{problem.name}: {solver}", file=sys.stderr)
+            found = measure(problem, solver)
+            yield found
+            if found.limit == Limit.INTERRUPT.value:
+                raise KeyboardInterrupt
 
 
 def say_interrupted() -> None:

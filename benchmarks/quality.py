@@ -10,17 +10,16 @@ from __future__ import annotations
 
 import argparse
 import math
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
-from benchmarks.command import Parser, exit_status, measured
+from benchmarks.command import Parser, each_solver, exit_status, measured
 from benchmarks.output import STANDARD_OUTPUT, check_file, console, write_json
 from benchmarks.shipped import read_problems
 from benchmarks.synthetic import sparse_layer
 from formulations.files import write_file
 from formulations.problem import LayerProblem
-from solvers.base import Limit, SolveLimits
+from solvers.base import SolveLimits
 from solvers.registry import SOLVERS, get
 from solvers.threads import exit_now
 
@@ -130,17 +129,9 @@ def _curves(arguments: argparse.Namespace) -> Iterator[Curve]:
     problems = read_problems(arguments.files, _DEFAULT)
     problems += [] if arguments.files else [sparse_layer(4096, 0.005)]
     _warm_up()
-    for problem in problems:
-        for method in _METHODS:
-            why_not = SOLVERS[method].why_unavailable() or get(method).why_not(problem)
-            if why_not:
-                print(f"{problem.name}: {method} is left out: {why_not}", file=sys.stderr)
-                continue
-            print(f"{problem.name}: {method}", file=sys.stderr)
-            found = curve(problem, method, arguments.seconds)
-            yield found
-            if found.limit == Limit.INTERRUPT.value:
-                raise KeyboardInterrupt
+    yield from each_solver(
+        problems, _METHODS, lambda problem, method: curve(problem, method, arguments.seconds), leave_out=True
+    )
 
 
 def _report(curves: Sequence[Curve], arguments: argparse.Namespace) -> None:

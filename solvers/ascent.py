@@ -7,6 +7,7 @@ Shapes: N neurons, P workers, B blocks, S patterns of a pool.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
@@ -31,6 +32,12 @@ _BEAM, _TAKEN = 256, 24
 _ENTRIES_AT_ONCE = 2**26
 #: Of the exact search of one block, before it is cut short.
 _MOST_NODES = 2**24
+
+
+def step_length(lengths: tuple[float, float], share: float) -> float:
+    """Of the steps after a share of the rounds: from the first length to the last, by equal factors."""
+    first, last = lengths
+    return first * math.exp(share * math.log(last / first))
 
 
 @dataclass
@@ -125,7 +132,6 @@ class Ascent:
         from solvers.block_kernels import ascend
 
         self._placed_PN[:] = 0.0
-
         whole, pool, moments = self._whole, self._pool, self._moments
         neurons_of_worker = max(1.0, whole.num_neurons / whole.num_workers)
         while steps > 0:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import enum
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -236,11 +235,6 @@ def refuse_unsupported(solver: Solver, problem: LayerProblem, constraints: Seque
     reason = solver.why_not(problem, constraints)
     if reason:
         raise UnsupportedError(f"problem {problem.name!r}: solver {solver.name!r} cannot take it: {reason}")
-
-
-def num_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Stopwatch:

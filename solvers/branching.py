@@ -22,7 +22,7 @@ from formulations.assignment import Assignment
 from formulations.evaluation import evaluate
 from formulations.loads import shortages
 from formulations.problem import LayerProblem
-from solvers.ascent import Ascent
+from solvers.ascent import Ascent, step_length
 from solvers.base import Limit, StoppedError
 from solvers.decomposition import Decomposition, Shares, without_message_rules
 from solvers.proofs import FREE, BlockProof, Leaf
@@ -140,8 +140,7 @@ class Tree:
         """The best that some rounds prove; no more rounds than needed to reach `known`."""
         best: Leaf | None = None
         for number in range(_ROUNDS):
-            first, last = _STEPS
-            ascent.climb(_STEPS_PER_ROUND, first * (last / first) ** (number / _ROUNDS))
+            ascent.climb(_STEPS_PER_ROUND, step_length(_STEPS, number / _ROUNDS))
             leaf, hope = ascent.look(self._threads)
             if hope >= known or number == _ROUNDS - 1:
                 leaf, _ = ascent.prove(self._threads)

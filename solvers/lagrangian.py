@@ -27,9 +27,10 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from formulations.constraints import Constraint
+from formulations.environment import num_cores
 from formulations.evaluation import relative_gap
 from formulations.problem import LayerProblem
-from solvers.ascent import Ascent
+from solvers.ascent import Ascent, step_length
 from solvers.base import (
     STOPS,
     Limit,
@@ -42,7 +43,6 @@ from solvers.base import (
     Trajectory,
     infeasible_result,
     limit_of,
-    num_cores,
     refuse_unsupported,
     silent,
 )
@@ -236,18 +236,22 @@ def _stages(run: _Run) -> _Proofs:
 
 def _first_stage(run: _Run, ascent: Ascent) -> Generator[tuple[BlockProof, str], None, Leaf]:
     """Blocks of one, for which a look is exact; the best leaf."""
-    leaves: list[Leaf] = []
+    bounds: list[float] = []
+    best: Leaf | None = None
     deadline = run.deadline()
     for number in range(_ROUNDS_OF_SINGLES):
         # None at first: a bound that is weak, but there.
         steps = min(_STEPS_PER_ROUND_OF_SINGLES, _FIRST_ROUND_OF_SINGLES << number) if number else 0
-        ascent.climb(steps, _length(_FIRST_STEPS, number / _ROUNDS_OF_SINGLES))
+        ascent.climb(steps, step_length(_FIRST_STEPS, number / _ROUNDS_OF_SINGLES))
         leaf, _ = ascent.look(run.threads)
         yield BlockProof((leaf,)), f"blocks of {ascent.largest}, round {number + 1}"
-        leaves = [leaf, *leaves]
-        if _gains_little([leaf.bound for leaf in reversed(leaves)]) or run.watch.elapsed > deadline:
+        bounds.append(leaf.bound)
+        if best is None or leaf.bound >= best.bound:
+            best = leaf  # the others are let go: on wide layers each is as large as all else together
+        if _gains_little(bounds) or run.watch.elapsed > deadline:
             break
-    return max(leaves, key=lambda leaf: leaf.bound)
+    assert best is not None
+    return best
 
 
 def _stage(run: _Run, ascent: Ascent) -> Generator[tuple[BlockProof, str], None, tuple[Leaf, bool]]:
@@ -255,7 +259,7 @@ def _stage(run: _Run, ascent: Ascent) -> Generator[tuple[BlockProof, str], None,
     hopes: list[float] = []
     deadline = run.deadline()
     for number in range(_ROUNDS):
-        ascent.climb(_STEPS_PER_ROUND, _length(_LATER_STEPS, number / _ROUNDS))
+        ascent.climb(_STEPS_PER_ROUND, step_length(_LATER_STEPS, number / _ROUNDS))
         best, hope = ascent.look(run.threads)
         yield BlockProof((best,)), f"blocks of {ascent.largest}, round {number + 1}"
         hopes.append(hope)
@@ -283,12 +287,6 @@ def _proved(
             ascent.climb(_STEPS_PER_ROUND, _LATER_STEPS[1])
             ascent.look(run.threads)
     return best, True
-
-
-def _length(steps: tuple[float, float], share: float) -> float:
-    """Of the steps after a share of the rounds."""
-    first, last = steps
-    return first * math.exp(share * math.log(last / first))
 
 
 def _gains_little(bounds: Sequence[float]) -> bool:

@@ -131,15 +131,7 @@ class Portfolio:
         if mip.termination is Termination.INFEASIBLE or mip.dual_bound > found.dual_bound or found.proof is None:
             return mip
         # The MIP may have found a better placement all the same.
-        proved = mip.primal_bound == found.dual_bound and mip.limit is not Limit.INTERRUPT
-        return replace(
-            mip,
-            dual_bound=found.dual_bound,
-            bound_proved_by=found.bound_proved_by,
-            proof=found.proof,
-            termination=Termination.OPTIMAL if proved else Termination.FEASIBLE,
-            limit=None if proved else mip.limit,
-        )
+        return _bounded(mip, found.proof, mip.limit)
 
 
 @dataclass(frozen=True)
