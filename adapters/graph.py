@@ -1,177 +1,208 @@
-"""The layers of a network, in the order they run.
+"""The layers of a network, what each of them reads, and which channels must sit together.
 
-Covered so far: `nn.Sequential` of `nn.Linear` and modules that act on each neuron by itself.
+A *unit* is a set of channels that share a worker: what a residual addition adds up, a depthwise
+convolution maps one to one, a norm divides by one number. A *group* is the units that one layer
+problem places together, because one layer or one chain of additions makes them.
+
+Shapes: U units of the whole network, N neurons and M channels read of one layer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import networkx as nx
+import numpy as np
 import torch
-from torch import nn
-from torch.nn.parameter import is_lazy
-from torch.nn.utils import parametrize
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
-from formulations.errors import InputError
-
-#: Modules that keep every neuron apart from the others, so that it can run wherever the neuron sits.
-ELEMENTWISE = (
-    nn.CELU,
-    nn.Dropout,
-    nn.ELU,
-    nn.GELU,
-    nn.Hardsigmoid,
-    nn.Hardswish,
-    nn.Hardtanh,
-    nn.Identity,
-    nn.LeakyReLU,
-    nn.Mish,
-    nn.ReLU,
-    nn.ReLU6,
-    nn.SELU,
-    nn.Sigmoid,
-    nn.SiLU,
-    nn.Softplus,
-    nn.Tanh,
-)
-_COVERED = (nn.Sequential, nn.Linear, *ELEMENTWISE)
-_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+IntArray = NDArray[np.int64]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
+class Activation:
+    """A tensor that layers read; one channel of it is one message.
+
+    Attributes:
+        name: of the operation that makes it.
+        unit: M; the unit of each channel.
+        values: M; numbers in each channel, per example.
+        value_bytes: of one number.
+        made_by: the layers, inputs and barriers it is a function of without another layer between.
+    """
+
+    name: str
+    unit: IntArray
+    values: IntArray
+    value_bytes: int
+    made_by: frozenset[str]
+
+    @property
+    def num_channels(self) -> int:
+        return self.unit.size
+
+    @property
+    def bytes(self) -> IntArray:
+        """M; of each channel on the wire, per example."""
+        return self.values * self.value_bytes
+
+
+@dataclass(frozen=True, eq=False)
 class Layer:
     """One weight layer, by the qualified name of its module.
 
     Attributes:
-        dtype, device: of its weights, and of all activations, since all layers agree in them.
+        activation: which of the graph's activations it reads.
+        unit: N; the unit of each neuron.
+        kernel: weights of a neuron per channel read: 1 for Linear.
+        positions: how often a neuron is computed per example.
+        norm: the BatchNorm that alone reads this layer's outputs, if there is one.
+        partial_bytes: of one neuron's partial sum on the wire, per example.
     """
 
     name: str
-    num_inputs: int
-    num_neurons: int
-    has_bias: bool
-    dtype: torch.dtype
-    device: torch.device
+    activation: int
+    unit: IntArray
+    kernel: int
+    positions: int
+    norm: str | None
+    value_bytes: int
 
     @property
-    def value_bytes(self) -> int:
-        """Bytes of one activation on the wire, and of one weight in memory."""
-        return self.dtype.itemsize
+    def num_neurons(self) -> int:
+        return self.unit.size
 
     @property
-    def neuron_bytes(self) -> int:
-        """Bytes of one neuron's weights and bias, stored densely."""
-        return self.value_bytes * (self.num_inputs + self.has_bias)
+    def partial_bytes(self) -> int:
+        return self.positions * self.value_bytes
 
 
-def layers_of(model: nn.Module) -> tuple[Layer, ...]:
-    """The weight layers of `model`.
+@dataclass(frozen=True, eq=False)
+class Read:
+    """Channels that an operation without weights needs whatever they cost.
+
+    Attributes:
+        activation: which of the graph's activations it reads.
+        channel, unit: R pairs; the unit's worker needs the channel.
+    """
+
+    name: str
+    activation: int
+    channel: IntArray
+    unit: IntArray
+
+
+@dataclass(frozen=True, eq=False)
+class Span:
+    """A norm over channels that may sit on several workers, which exchange their sums and sums of squares.
+
+    Attributes:
+        units: whose channels it covers.
+        bytes: of the two sums, per example.
+    """
+
+    name: str
+    units: IntArray
+    bytes: int
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Units that are placed together, by the name of the first layer that makes them.
+
+    Attributes:
+        units: in the order of its layers' neurons.
+        layers: which of the graph's layers make them.
+    """
+
+    name: str
+    units: IntArray
+    layers: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class LayerGraph:
+    """A network as far as placing it goes.
+
+    Attributes:
+        layers: in the order they run.
+        activations: what layers and reads refer to.
+        groups: in the order of their first layers; together they hold every unit that can be placed.
+        inputs: the units of each network input, in order. They lie where the inputs lie.
+        barriers: the units of each operation that is not understood, which one worker runs, by its name.
+        unit_macs: U; multiplications per example.
+        unit_bytes: U; of weights, stored densely.
+        warnings: a line for each barrier.
+    """
+
+    layers: tuple[Layer, ...]
+    activations: tuple[Activation, ...]
+    reads: tuple[Read, ...]
+    spans: tuple[Span, ...]
+    groups: tuple[Group, ...]
+    inputs: tuple[IntArray, ...]
+    barriers: dict[str, IntArray]
+    unit_macs: IntArray
+    unit_bytes: IntArray
+    warnings: tuple[str, ...]
+
+    @property
+    def num_units(self) -> int:
+        return self.unit_macs.size
+
+    @functools.cached_property
+    def group_of_layer(self) -> IntArray:
+        """Which group each layer belongs to."""
+        found = np.full(len(self.layers), -1, dtype=np.int64)
+        for number, group in enumerate(self.groups):
+            found[list(group.layers)] = number
+        return found
+
+    @functools.cached_property
+    def readers(self) -> tuple[tuple[int, ...], ...]:
+        """The layers that read each activation."""
+        return tuple(
+            tuple(index for index, layer in enumerate(self.layers) if layer.activation == number)
+            for number in range(len(self.activations))
+        )
+
+    def digraph(self) -> nx.DiGraph:
+        """Layers, inputs and barriers by name; an edge for what one reads of another.
+
+        Nodes carry `kind` and `group`, edges the `activation` they stand for and its `bytes` per example.
+        """
+        graph = nx.DiGraph()
+        for number in range(len(self.inputs)):
+            graph.add_node(f"input {number}", kind="input", group=None)
+        for name in self.barriers:
+            graph.add_node(name, kind="barrier", group=None)
+        for layer, group in zip(self.layers, self.group_of_layer, strict=True):
+            graph.add_node(layer.name, kind="layer", group=self.groups[group].name)
+        for reader in (*self.layers, *self.reads):
+            read = self.activations[reader.activation]
+            if reader.name not in graph:
+                graph.add_node(reader.name, kind="read", group=None)
+            for maker in read.made_by:
+                graph.add_edge(maker, reader.name, activation=read.name, bytes=int(read.bytes.sum()))
+        return graph
+
+
+def layer_graph(model: nn.Module, example_inputs: Tensor | Sequence[Tensor]) -> LayerGraph:
+    """The layer graph of `model`, which is left as it was.
+
+    Args:
+        example_inputs: one batch, as the model is called; examples along the first dimension.
 
     Raises:
-        InputError: a module that is not understood or does more than its class says, layers that share
-            parameters or do not fit each other, or no layer at all.
+        InputError: the model cannot be traced or holds no layer that can be placed, or its weights are
+            shared, computed from others, or of a kind that cannot be placed.
     """
-    if not isinstance(model, nn.Sequential):
-        raise InputError(
-            f"the model is a {type(model).__name__}; only nn.Sequential of Linear and activations is covered"
-        )
-    found: list[Layer] = []
-    owner_of: dict[int, str] = {}
-    for name, module in _in_order("", model):
-        if isinstance(module, nn.Linear):
-            layer = _layer(name, module)
-            _refuse_shared(name, module, owner_of)
-            if found:
-                _refuse_misfit(found[-1], layer)
-            found.append(layer)
-    if not found:
-        raise InputError("the model has no Linear layer; there is nothing to place")
-    return tuple(found)
+    from adapters.channels import walk
+    from adapters.tracing import trace
 
-
-def _in_order(name: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """The modules that do the work, as nested Sequentials run them; all of them covered."""
-    _refuse_not_covered(f"module {name!r}" if name else "the model", module)
-    if not isinstance(module, nn.Sequential):
-        yield name, module
-        return
-    # `named_children` would drop the second use of a shared module.
-    for key, child in module._modules.items():
-        yield from _in_order(f"{name}.{key}" if name else key, child)
-
-
-def _refuse_not_covered(where: str, module: nn.Module) -> None:
-    """Raises InputError where a module may compute anything but what its torch class says."""
-    kind = next((kind for kind in _COVERED if isinstance(module, kind)), None)
-    if kind is None:
-        raise InputError(
-            f"{where} is a {type(module).__name__}; only Linear and activations are covered, "
-            "take it out of the part to be placed"
-        )
-    if getattr(module.forward, "__func__", None) is not kind.forward:
-        raise InputError(
-            f"{where}, a {type(module).__name__}, has a forward() of its own, which may do more than "
-            f"nn.{kind.__name__}; use a plain nn.{kind.__name__}, or take it out of the part to be placed"
-        )
-    if isinstance(module, nn.Linear):
-        _refuse_computed_weights(where, module)
-    if module._forward_hooks or module._forward_pre_hooks:
-        raise InputError(f"{where} has forward hooks, which may change what it computes; remove them first")
-
-
-def _refuse_computed_weights(where: str, module: nn.Linear) -> None:
-    """Raises InputError where weight or bias is not a parameter that can be read and set."""
-    if is_lazy(module.weight):
-        raise InputError(f"{where} is a {type(module).__name__} that has no weights yet; run the model once")
-    own = dict(module.named_parameters(recurse=False))
-    for key in ("weight", "bias"):
-        if key in own or (key == "bias" and module.bias is None):
-            continue
-        if parametrize.is_parametrized(module, key):
-            remedy = f"torch.nn.utils.parametrize.remove_parametrizations(module, {key!r})"
-        else:
-            remedy = "torch.nn.utils.remove_weight_norm, remove_spectral_norm or prune.remove"
-        raise InputError(f"the {key} of {where} is computed from other parameters; make it plain with {remedy}")
-
-
-def _layer(name: str, module: nn.Linear) -> Layer:
-    weight = module.weight
-    if weight.dtype not in _DTYPES:
-        raise InputError(f"module {name!r} has {weight.dtype} weights; convert the model to float32")
-    if weight.is_meta:
-        raise InputError(f"module {name!r} is on the meta device and has no values; load the model's weights")
-    bias = module.bias
-    if bias is not None and (bias.dtype, bias.device) != (weight.dtype, weight.device):
-        raise InputError(
-            f"module {name!r} has a weight of {weight.dtype} on {weight.device} and a bias of {bias.dtype} on "
-            f"{bias.device}; bring the model to one dtype and device"
-        )
-    num_neurons, num_inputs = weight.shape
-    return Layer(name, num_inputs, num_neurons, bias is not None, weight.dtype, weight.device)
-
-
-def _refuse_misfit(before: Layer, layer: Layer) -> None:
-    """Raises InputError where a layer cannot take what the layer before it gives."""
-    if layer.num_inputs != before.num_neurons:
-        raise InputError(
-            f"module {layer.name!r} takes {layer.num_inputs} inputs, module {before.name!r} before it has "
-            f"{before.num_neurons} neurons; give a model that runs"
-        )
-    if (layer.dtype, layer.device) != (before.dtype, before.device):
-        raise InputError(
-            f"module {layer.name!r} is {layer.dtype} on {layer.device}, module {before.name!r} {before.dtype} on "
-            f"{before.device}; bring the model to one dtype and device"
-        )
-
-
-def _refuse_shared(name: str, module: nn.Linear, owner_of: dict[int, str]) -> None:
-    """Raises InputError for a parameter of an earlier layer: both would be pruned and adjusted by themselves."""
-    for key, parameter in module.named_parameters(recurse=False):
-        # Parameters of their own can still be views of one memory, and stay so in a copy. Empty ones have none.
-        owner = owner_of.setdefault(parameter.data_ptr() or id(parameter), name)
-        if owner != name:
-            raise InputError(
-                f"modules {owner!r} and {name!r} share their {key}, and shared weights cannot be placed; "
-                "copy the module or the weights"
-            )
+    inputs = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
+    with torch.no_grad():
+        return walk(model, trace(model, inputs))

@@ -1,0 +1,127 @@
+"""A module as the list of tensor operations it runs, from `torch.export`."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import traceback
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+from torch.nn.parameter import is_lazy
+from torch.nn.utils import parametrize
+
+from formulations.errors import InputError
+
+_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+#: torch.export takes a dimension of 1 for a constant, and one example says as much as a thousand.
+_EXAMPLES = 2
+
+
+def trace(model: nn.Module, inputs: tuple[Tensor, ...]) -> ExportedProgram:
+    """The exported program of `model` in eval mode.
+
+    Raises:
+        InputError: the model's parameters are not plain, or it cannot be exported or run on `inputs`.
+    """
+    check_model(model)
+    with evaluating(model), _quiet():
+        try:
+            return torch.export.export(model, _few_examples(inputs))
+        except Exception as error:  # whatever the model's own code or torch says
+            raise InputError(_why(model, error)) from error
+
+
+def check_model(model: nn.Module) -> None:
+    """Raises InputError where weights are missing, shared, or not what the layers compute with."""
+    if not isinstance(model, nn.Module):
+        raise InputError(f"the model is a {type(model).__name__}, not a torch.nn.Module")
+    owner_of: dict[tuple[int, int], str] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        where = f"module {name!r}" if name else "the model"
+        if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d):
+            _check_weights(where, module)
+        if module._forward_hooks or module._forward_pre_hooks:
+            raise InputError(f"{where} has forward hooks, which may change what it computes; remove them first")
+        for key, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
+            # Parameters of their own can still be views of one memory, and stay so in a copy. Empty ones have none.
+            memory = (0, id(parameter)) if parameter.numel() == 0 else (parameter.data_ptr(), parameter.device.index or 0)
+            owner = owner_of.setdefault(memory, name)
+            if owner != name:
+                raise InputError(
+                    f"modules {owner!r} and {name!r} share their {key}, and shared weights cannot be placed; "
+                    "copy the module or the weights"
+                )
+    places = {(parameter.dtype, parameter.device) for parameter in model.parameters()}
+    if len(places) > 1:
+        listed = " and ".join(sorted(f"{dtype} on {device}" for dtype, device in places))
+        raise InputError(f"the model's parameters are {listed}; bring the model to one dtype and device")
+
+
+def _check_weights(where: str, module: nn.Linear | nn.Conv1d | nn.Conv2d) -> None:
+    if is_lazy(module.weight):
+        raise InputError(f"{where} is a {type(module).__name__} that has no weights yet; run the model once")
+    own = dict(module.named_parameters(recurse=False))
+    for key in ("weight", "bias"):
+        if key in own or (key == "bias" and module.bias is None):
+            continue
+        if parametrize.is_parametrized(module, key):
+            remedy = f"torch.nn.utils.parametrize.remove_parametrizations(module, {key!r})"
+        else:
+            remedy = "torch.nn.utils.remove_weight_norm, remove_spectral_norm or prune.remove"
+        raise InputError(f"the {key} of {where} is computed from other parameters; make it plain with {remedy}")
+    if module.weight.dtype not in _DTYPES:
+        raise InputError(f"{where} has {module.weight.dtype} weights; convert the model to float32")
+    if module.weight.is_meta:
+        raise InputError(f"{where} is on the meta device and has no values; load the model's weights")
+
+
+def _few_examples(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Two examples each: more if there are more inputs of unlike length, which may be no examples."""
+    lengths = {len(tensor) if tensor.ndim else 0 for tensor in inputs}
+    if len(lengths) != 1 or 0 in lengths:
+        return inputs
+    return tuple(torch.cat([tensor] * _EXAMPLES)[:_EXAMPLES] for tensor in inputs)
+
+
+def _why(model: nn.Module, error: Exception) -> str:
+    """One line: the innermost module that was running, and what it or torch said."""
+    names = {id(module): name for name, module in model.named_modules()}
+    running = ""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        running = names.get(id(frame.f_locals.get("self")), "") or running
+    where = f"module {running!r}" if running else "the model"
+    said = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    if "data-dependent" in str(error):
+        return (
+            f"{where} decides by the values of its data which way to go, so it has no fixed layer graph; "
+            f"take the branch out of the part to be placed ({said})"
+        )
+    return f"{where} cannot be traced on example_inputs: {said}"
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """`model` in eval mode and without gradients; then every module is back in the mode it was in."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without torch's own log lines: what goes wrong is said in one line of ours."""
+    logger = logging.getLogger("torch")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
