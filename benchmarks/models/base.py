@@ -11,7 +11,12 @@ from torch import Tensor, nn
 from benchmarks.user_code import UserFunction
 from formulations.errors import InputError, nearest
 
-_BUILT_IN = {"digits-mlp": "benchmarks.models.digits:digits_mlp"}
+_BUILT_IN = {
+    "digits-mlp": "benchmarks.models.digits:digits_mlp",
+    "digits-cnn": "benchmarks.models.digits:digits_cnn",
+}
+#: Examples at a time, so that a large held-back split needs no more memory than this many.
+_BATCH = 512
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +52,7 @@ class BenchmarkModel:
     def logits(self, model: nn.Module) -> Tensor:
         """What `model` says of the held-back split."""
         with torch.no_grad():
-            return model(self.test_inputs)
+            return torch.cat([model(batch) for batch in self.test_inputs.split(_BATCH)])
 
     def accuracy(self, logits: Tensor) -> float:
         return float((logits.argmax(dim=1) == self.test_labels).double().mean())

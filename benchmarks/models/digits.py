@@ -1,34 +1,46 @@
-"""A small network trained on scikit-learn's handwritten digits, once and the same everywhere."""
+"""Small networks trained on scikit-learn's handwritten digits, once and the same everywhere."""
 
 from __future__ import annotations
 
-import sys
+import math
 from collections import OrderedDict
-from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from benchmarks.models.base import BenchmarkModel
-from formulations.errors import InputError
-from formulations.files import write_file
+from benchmarks.models.digits_cnn import DigitsCNN
+from benchmarks.models.training import Recipe
 
-_CACHE = Path(__file__).resolve().parents[2] / ".cache"
-_SEED = 0
-_EPOCHS = 60
-_BATCH = 64
-#: Changes with anything that changes the trained weights.
-_VERSION = 1
+_SPLIT_SEED = 0
 
 
-def digits_mlp() -> BenchmarkModel:
-    """64-256-256-10 with ReLU; 80 % of the 1,797 digits train it and calibrate, 20 % are held back."""
+def digits_mlp(seed: int = 0) -> BenchmarkModel:
+    """64-256-256-10 with ReLU; 80 % of the 1,797 digits train it and calibrate, 20 % are held back.
+
+    Args:
+        seed: of the training; the split is always the same.
+    """
+    return _benchmark(_MLP, seed, (64,))
+
+
+def digits_cnn(seed: int = 0) -> BenchmarkModel:
+    """`DigitsCNN` on the same split, trained on shifted digits and calibrated on them as they are.
+
+    Args:
+        seed: as `digits_mlp`.
+    """
+    return _benchmark(_CNN, seed, (1, 8, 8))
+
+
+def _benchmark(recipe: Recipe, seed: int, shape: tuple[int, ...]) -> BenchmarkModel:
+    """The network that the recipe makes of the digits, given to it in this shape."""
     train_inputs, train_labels, test_inputs, test_labels = _split()
-    model = _cached(train_inputs, train_labels)
-    return BenchmarkModel("digits-mlp", model, train_inputs.split(256), test_inputs, test_labels)
+    train_inputs, test_inputs = train_inputs.reshape(-1, *shape), test_inputs.reshape(-1, *shape)
+    model = recipe.trained(train_inputs, train_labels, seed)
+    return BenchmarkModel(recipe.named(seed), model, train_inputs.split(256), test_inputs, test_labels)
 
 
 def _split() -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -37,13 +49,13 @@ def _split() -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
     images, labels = load_digits(return_X_y=True)
     parts = train_test_split(
-        (images / 16.0).astype(np.float32), labels, test_size=0.2, random_state=_SEED, stratify=labels
+        (images / 16.0).astype(np.float32), labels, test_size=0.2, random_state=_SPLIT_SEED, stratify=labels
     )
     train_inputs, test_inputs, train_labels, test_labels = (torch.from_numpy(part) for part in parts)
     return train_inputs, train_labels, test_inputs, test_labels
 
 
-def _untrained() -> nn.Sequential:
+def _untrained_mlp() -> nn.Sequential:
     return nn.Sequential(
         OrderedDict(
             fc1=nn.Linear(64, 256),
@@ -55,36 +67,15 @@ def _untrained() -> nn.Sequential:
     )
 
 
-def _cached(inputs: Tensor, labels: Tensor) -> nn.Sequential:
-    path = _CACHE / f"digits-mlp-{_VERSION}-torch-{torch.__version__.partition('+')[0]}.safetensors"
-    model = _untrained().eval()
-    try:
-        model.load_state_dict(load_file(path))
-        return model
-    except (OSError, SafetensorError, RuntimeError):
-        model = _train(inputs, labels)  # not there yet, or damaged
-    try:
-        write_file(path, lambda file: file.write(save(model.state_dict())))
-    except InputError as error:
-        print(f"the trained model is not cached: {error}", file=sys.stderr)
-    return model
+def _shifted(images: Tensor) -> Tensor:
+    """The batch moved by up to one pixel each way."""
+    down, right = torch.randint(3, (2,)).tolist()
+    return pad(images, (1, 1, 1, 1))[..., down : down + 8, right : right + 8]
 
 
-def _train(inputs: Tensor, labels: Tensor) -> nn.Sequential:
-    num_threads = torch.get_num_threads()
-    # One thread: sums in one order, so the same weights on every machine of a kind.
-    torch.set_num_threads(1)
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(_SEED)
-            model = _untrained()
-            optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=1e-2)
-            for _ in range(_EPOCHS):
-                for batch in torch.randperm(len(inputs)).split(_BATCH):
-                    loss = nn.functional.cross_entropy(model(inputs[batch]), labels[batch])
-                    optimizer.zero_grad()
-                    loss.backward()
-                    optimizer.step()
-    finally:
-        torch.set_num_threads(num_threads)
-    return model.eval()
+def _cosine(done: float) -> float:
+    return 3e-3 * (1 + math.cos(math.pi * done)) / 2
+
+
+_MLP = Recipe("digits-mlp", 1, _untrained_mlp, epochs=60, learning_rate=lambda done: 1e-3)
+_CNN = Recipe("digits-cnn", 1, DigitsCNN, epochs=20, learning_rate=_cosine, augment=_shifted)

@@ -6,9 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from torch import Tensor, nn
 
 from benchmarks import compare
-from benchmarks.models.base import load_model
+from benchmarks.models import base
+from benchmarks.models.base import BenchmarkModel, load_model
+from benchmarks.models.wide import wide_cnn
 from formulations import InputError
 
 _MODULE = """
@@ -120,3 +124,51 @@ def test_data_that_do_not_fit_are_refused_before_the_work(
     """The held-back split is only used at the end; that it fits is found out at the start."""
     assert compare.main(["--model", f"mine:{model}", "--workers", "2"]) == 2
     assert said in refused()
+
+
+def test_held_back_splits_run_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No forward pass sees more examples than a batch, and all logits come back in order."""
+    seen: list[int] = []
+
+    class Double(nn.Module):
+        def forward(self, inputs: Tensor) -> Tensor:
+            seen.append(len(inputs))
+            return 2 * inputs
+
+    monkeypatch.setattr(base, "_BATCH", 4)
+    inputs = torch.arange(20.0).reshape(10, 2)
+    bench = BenchmarkModel("double", Double(), [inputs], inputs, torch.ones(10).long())
+    assert torch.equal(bench.logits(bench.model), 2 * inputs)
+    assert seen == [4, 4, 2]
+    assert bench.accuracy(2 * inputs) == 1.0
+    assert bench.output_error(2 * inputs.mean(dim=0).expand(10, 2)) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(("width", "num_parameters"), [(6, 99_616), (16, 701_466), (32, 2_797_610)])
+def test_wide_cnns_have_the_stated_size(width: int, num_parameters: int) -> None:
+    """The sizes that the factory's documentation promises, and logits for every held-back image."""
+    bench = wide_cnn(width, image_size=8, num_examples=40)
+    assert sum(parameter.numel() for parameter in bench.model.parameters()) == num_parameters
+    assert sum(map(len, bench.calibration)) == 40
+    bench.check()
+
+
+def test_wide_cnns_activations_neither_vanish_nor_explode() -> None:
+    """After BatchNorm's statistics are set, twenty layers of random weights still tell the images apart."""
+    bench = wide_cnn(6)
+    spread = bench.logits(bench.model).std(dim=0)
+    assert spread.min() > 0.03
+    assert spread.max() < 1.0
+
+
+def test_wide_cnns_are_made_from_their_seed_alone() -> None:
+    """The same seed gives the same weights, statistics and images whatever was drawn before; another one others."""
+    first = wide_cnn(6, image_size=8, num_examples=40)
+    torch.rand(3)
+    again = wide_cnn(6, image_size=8, num_examples=40)
+    other = wide_cnn(6, image_size=8, num_examples=40, seed=1)
+    weights = first.model.state_dict()
+    assert all(torch.equal(value, weights[key]) for key, value in again.model.state_dict().items())
+    assert torch.equal(first.test_inputs, again.test_inputs)
+    assert not torch.equal(first.test_inputs, other.test_inputs)
+    assert not torch.equal(first.model.head.weight, other.model.head.weight)
