@@ -1,0 +1,252 @@
+"""What a layer loses when inputs are missing and the rest is refitted: inputs that correlate stand in for each other.
+
+`activation` costs count every input's energy by itself. Here the loss of a set of inputs is what remains
+after least squares on the others, so the choice of what is sent knows that one of two alike is enough.
+
+Shapes: M inputs of k matrix columns each (k = 1 for Linear, kernel area for convolutions), N neurons, P workers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from formulations.errors import InputError
+
+BoolArray = NDArray[np.bool_]
+
+#: Added to every column's variance, as a share of it: inputs that follow from each other stay solvable.
+RIDGE = 1e-6
+#: A column whose variance is below this share of its energy is constant but for rounding: the bias replaces it.
+_CONSTANT = 1e-12
+#: A step counts if it gains more than this share of the rows' whole energy; less could be rounding, and go in circles.
+_LEAST_STEP = 1e-10
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """What to send, given a placement.
+
+    Attributes:
+        sent: M×P; never to an input's owner.
+        loss: N×P; of each row if it sat on worker p and drew from what is at hand there.
+        cost: N×M; what the input is worth to the row where the row sits: the loss of dropping it, with refit, where
+            it is at hand, the gain of having it where it is not. Added up over a worker's rows it exceeds the price
+            of the inputs that are sent and of no other, but for ties.
+    """
+
+    sent: BoolArray
+    loss: NDArray[np.float64]
+    cost: NDArray[np.float64]
+
+
+class LayerLoss:
+    """Loss of a layer's rows, ½ s² E|ŵ·x − w·x|² / unit, by the inputs at hand, with weights and bias refitted."""
+
+    def __init__(
+        self,
+        matrix: Tensor,
+        gram: Tensor,
+        *,
+        kernel: int = 1,
+        row_scale: Tensor | None = None,
+        unit: float = 1.0,
+        present: BoolArray | None = None,
+        ridge: float = RIDGE,
+    ) -> None:
+        """The loss on examples with second moments `gram`; computed in float64 where `gram` is.
+
+        Args:
+            matrix: N×(M·k), input-major: input j has the columns j·k … (j+1)·k.
+            gram: E[x xᵀ] of the M·k columns, (M·k)²; one row and column more stand for a constant 1, the bias.
+            kernel: k.
+            row_scale: N, s; None = 1.
+            unit: what a loss of 1 is in the units of `matrix` and `gram`: the layer's output energy, say.
+            present: N×M; kernels the layer has, for grouped convolutions. None = all. Rows alike in this share their
+                work, so there should be few kinds.
+            ridge: added to every column's variance, as a share of it.
+
+        Raises:
+            InputError: shapes that do not fit together, or a unit that is not positive.
+        """
+        width = matrix.shape[1]
+        if width % kernel or gram.shape not in {(width, width), (width + 1, width + 1)}:
+            raise InputError(
+                f"a matrix of {width} columns in kernels of {kernel} does not fit second moments {tuple(gram.shape)}"
+            )
+        if not (math.isfinite(unit) and unit > 0):
+            raise InputError(f"the unit of losses is {unit}; it must be finite and > 0")
+        self._kernel, self._num_inputs = kernel, width // kernel
+        rows = matrix.detach().to(gram.device, torch.float64) / math.sqrt(2 * unit)
+        if row_scale is not None:
+            rows = rows * row_scale.detach().to(rows)[:, None]
+        covariance, varies = _covariance(gram.detach().double(), width, ridge)
+        self._rows, self._covariance = torch.where(varies, rows, 0), covariance
+        kinds = np.ones((1, self._num_inputs), dtype=bool)
+        kind_of = np.zeros(len(rows), dtype=np.int64)
+        if present is not None:
+            kinds, kind_of = np.unique(present, axis=0, return_inverse=True)
+        self._kinds = [(np.flatnonzero(kind_of.ravel() == n), np.flatnonzero(kind)) for n, kind in enumerate(kinds)]
+
+    def of_rows(self, at_hand: BoolArray) -> NDArray[np.float64]:
+        """N×P: the loss of each row on each worker, with `at_hand` (M×P) to draw from."""
+        loss = np.zeros((len(self._rows), at_hand.shape[1]))
+        for worker, inputs in enumerate(at_hand.T):
+            for neurons, covariance, rows, kind in self._parts(np.arange(len(loss))):
+                there, missing = self._split(inputs[kind])
+                left = _without(covariance, there, missing) @ rows[:, missing].T
+                loss[neurons, worker] = (rows[:, missing].T * left).sum(dim=0).cpu().numpy()
+        return loss
+
+    def choose(
+        self,
+        worker: NDArray[np.int64],
+        input_worker: NDArray[np.int64],
+        send_cost: NDArray[np.float64],
+        start: BoolArray | None = None,
+    ) -> Choice:
+        """Sends that no single one more or less improves: Σ loss + Σ prices, the best step first.
+
+        Args:
+            worker: N.
+            input_worker: M, the owners.
+            send_cost: M×P, in the unit of losses.
+            start: M×P, sends to begin with; None = none.
+        """
+        own = input_worker[:, None] == np.arange(send_cost.shape[1])
+        sent = np.zeros_like(own) if start is None else start & ~own
+        cost = np.zeros((len(worker), len(own)))
+        for p in range(own.shape[1]):
+            neurons = np.flatnonzero(worker == p)
+            sent[:, p] = self._improved(neurons, own[:, p], sent[:, p], send_cost[:, p])
+            for chosen, covariance, rows, inputs in self._parts(neurons):
+                swept = _Swept(covariance, rows, (own[:, p] | sent[:, p])[inputs], self._kernel)
+                cost[chosen[:, None], inputs] = swept.worth().T.cpu().numpy()
+        return Choice(sent, self.of_rows(own | sent), cost)
+
+    def _improved(
+        self, neurons: NDArray[np.int64], own: BoolArray, sent: BoolArray, price: NDArray[np.float64]
+    ) -> BoolArray:
+        """M; a worker's sends after steps that each gain, until none does."""
+        sent, parts, least = sent.copy(), [], 0.0
+        for _, covariance, rows, inputs in self._parts(neurons):
+            least += _LEAST_STEP * float((rows @ covariance * rows).sum())
+            # Own inputs stay whatever they are worth: what they explain is taken out once.
+            there, missing = self._split(own[inputs])
+            remote = inputs[~own[inputs]]
+            left = _without(covariance, there, missing)
+            if remote.size:
+                parts.append((remote, _Swept(left, rows[:, missing], sent[remote], self._kernel)))
+        while True:
+            worth = np.zeros(len(own))
+            for inputs, swept in parts:
+                worth[inputs] += swept.total_worth
+            gain = np.where(own, -np.inf, np.where(sent, price - worth, worth - price))
+            best = int(gain.argmax())
+            if gain[best] <= least:
+                return sent
+            sent[best] ^= True
+            for inputs, swept in parts:
+                swept.toggle(np.flatnonzero(inputs == best))
+
+    def _parts(
+        self, neurons: NDArray[np.int64]
+    ) -> Iterator[tuple[NDArray[np.int64], Tensor, Tensor, NDArray[np.int64]]]:
+        """By kind of row: which of the neurons, covariance and rows over the columns they have, and those inputs."""
+        for members, inputs in self._kinds:
+            chosen = np.intersect1d(members, neurons, assume_unique=True)
+            if chosen.size and inputs.size:
+                columns = _columns(inputs, self._kernel).to(self._rows.device)
+                rows = self._rows[torch.from_numpy(chosen).to(columns.device)][:, columns]
+                yield chosen, self._covariance[columns[:, None], columns], rows, inputs
+
+    def _split(self, at_hand: BoolArray) -> tuple[Tensor, Tensor]:
+        """Columns of the inputs at hand and of the others."""
+        return (
+            _columns(np.flatnonzero(at_hand), self._kernel).to(self._rows.device),
+            _columns(np.flatnonzero(~at_hand), self._kernel).to(self._rows.device),
+        )
+
+
+class _Swept:
+    """Rows of one kind and the covariance of their inputs, swept by the inputs at hand (Goodnight 1979).
+
+    With A the columns at hand and B the others, one table holds all there is to know, and an input enters or leaves
+    by one update of it, O(D² k):
+
+        A    −Σ_AA⁻¹       Σ_AA⁻¹ Σ_AB                   ŵ_A: the refitted rows
+        B    transposed    C = Σ_BB − Σ_BA Σ_AA⁻¹ Σ_AB   C w_B
+
+    Attributes:
+        table: D×(D+n), D columns of m inputs, n rows.
+        at_hand: m.
+    """
+
+    def __init__(self, covariance: Tensor, rows: Tensor, at_hand: BoolArray, kernel: int) -> None:
+        """`covariance` is D×D, `rows` n×D, `at_hand` m."""
+        self.table = torch.cat([covariance, covariance @ rows.T], dim=1)
+        self.at_hand = np.zeros_like(at_hand)
+        self._kernel = kernel
+        self._total: NDArray[np.float64] | None = None
+        self.toggle(np.flatnonzero(at_hand))
+
+    def toggle(self, places: NDArray[np.int64]) -> None:
+        """Inputs, all of them at hand or none, change sides."""
+        if not places.size:
+            return
+        sign = -1 if self.at_hand[places[0]] else 1
+        columns, size = _columns(places, self._kernel).to(self.table.device), len(self.table)
+        panel = self.table[columns]
+        factor = torch.linalg.cholesky(sign * panel[:, columns])
+        solved = torch.cholesky_solve(panel, factor)
+        self.table.addmm_(panel[:, :size].T, solved, alpha=-sign)
+        self.table[columns] = solved
+        self.table[:, columns] = solved[:, :size].T
+        self.table[columns[:, None], columns] = -sign * torch.cholesky_inverse(factor)
+        self.at_hand[places] ^= True
+        self._total = None
+
+    def worth(self) -> Tensor:
+        """m×n; loss of dropping each input at hand, gain of each other, one at a time."""
+        m, k = len(self.at_hand), self._kernel
+        blocks = self.table[:, : m * k].reshape(m, k, m, k).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
+        sign = torch.from_numpy(np.where(self.at_hand, -1.0, 1.0)).to(blocks)
+        factor = torch.linalg.cholesky(blocks * sign[:, None, None])
+        aims = self.table[:, m * k :].unflatten(0, (m, k))
+        return torch.linalg.solve_triangular(factor, aims, upper=False).square().sum(dim=1)
+
+    @property
+    def total_worth(self) -> NDArray[np.float64]:
+        """m; `worth` of all rows together, kept until an input enters or leaves."""
+        if self._total is None:
+            self._total = self.worth().sum(dim=1).cpu().numpy()
+        return self._total
+
+
+def _columns(inputs: NDArray[np.int64], kernel: int) -> Tensor:
+    return torch.from_numpy((inputs[:, None] * kernel + np.arange(kernel)).ravel())
+
+
+def _without(covariance: Tensor, there: Tensor, missing: Tensor) -> Tensor:
+    """Of the columns `missing`, the covariance that `there` does not explain: the Schur complement."""
+    factor = torch.linalg.cholesky(covariance[there[:, None], there])
+    explained = torch.linalg.solve_triangular(factor, covariance[there[:, None], missing], upper=False)
+    return covariance[missing[:, None], missing] - explained.T @ explained
+
+
+def _covariance(gram: Tensor, width: int, ridge: float) -> tuple[Tensor, Tensor]:
+    """(M·k)² and M·k: covariance with its ridge, around the mean if the bias is refitted; which columns vary."""
+    covariance, energy = gram[:width, :width].clone(), gram.diagonal()[:width]
+    if len(gram) > width:
+        covariance -= torch.outer(gram[:width, width], gram[width, :width]) / gram[width, width]
+    varies = covariance.diagonal() > _CONSTANT * energy
+    # Constant columns say nothing that the bias does not. In units of their own, so that none counts as degenerate.
+    covariance = torch.where(varies[:, None] & varies, covariance, 0)
+    covariance.diagonal().mul_(1 + ridge).add_((~varies).to(covariance))
+    return covariance, varies
