@@ -1,130 +1,193 @@
 """What a layer sees on calibration data, as streamed second moments.
 
-Shapes: M inputs, N neurons. Sums are float64; memory does not grow with the data.
+Shapes: N neurons, M inputs, k weights per kernel (1 for Linear). Sums are float64, on the model's device; memory does
+not grow with the data.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from adapters.graph import Layer, layers_of
+from adapters.kernels import WeightLayer, outputs_as_rows, patch_chunks, positions, sizes
 from formulations.errors import InputError
+
+#: Output positions of one layer and batch that enter. Their product costs a second or so where M·k is 1152.
+MOST_ROWS = 16384
+#: Patches held at once: 150 MB where M·k is 4608 in float64.
+_CHUNK_ROWS = 4096
+#: Columns of the gram matrix summed at once; its other triangle is a mirror, which saves a third of the time.
+_BLOCK = 1024
 
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """Means over calibration examples for one layer, inputs extended by a constant 1 that stands for the bias.
+    """Means over output positions of all examples for one layer; patches extended by a constant 1 for the bias.
 
     Attributes:
-        gram: (M+1)×(M+1), E[x̂ x̂ᵀ] of the inputs.
-        cross: (M+1)×N, E[x̂ yᵀ] with the target outputs.
-        target_energy: Σ_i E[y_i²] of the target outputs.
-        target_variance: Σ_i Var(y_i); 0 where it is within the outputs' rounding.
+        gram: (M·k+1)×(M·k+1), E[x̂ x̂ᵀ] of the patches.
+        cross: (M·k+1)×N, E[x̂ yᵀ] with the target outputs.
+        target_energy: N; E[y_i²] of the target outputs.
+        target_variance: N; Var(y_i); all 0 where their sum is within the outputs' rounding.
     """
 
     gram: Tensor
     cross: Tensor
-    target_energy: float
-    target_variance: float
+    target_energy: Tensor
+    target_variance: Tensor
 
     @property
     def input_energy(self) -> Tensor:
-        """M; E[x_j²]."""
+        """M·k; E[x_j²]."""
         return self.gram.diagonal()[:-1]
 
 
-class _Sums:
-    def __init__(self) -> None:
-        self.count = 0
-        self.gram = self.cross = torch.zeros((), dtype=torch.float64)
-        self.target_origin = self.offset_sum = self.offset_square = torch.zeros((), dtype=torch.float64)
-        self.target_eps = 0.0
+def kernel_energy(matrix: Tensor, moments: Moments, k: int) -> NDArray[Any]:
+    """N×M, float64: E[(w_ij · x_j)²], the energy of what each kernel adds; for k = 1, w² E[x²].
 
-    def add(self, inputs: Tensor, target: Tensor) -> None:
-        x = torch.cat([inputs.double(), inputs.new_ones(len(inputs), 1, dtype=torch.float64)], dim=1)
-        y = target.double()
-        if self.count == 0:
-            # Spread is summed around the first example: around 0, a large mean would swallow it.
-            self.target_origin, self.target_eps = y[0], torch.finfo(target.dtype).eps
-        offset = y - self.target_origin
-        self.count += len(x)
-        self.gram = self.gram + x.T @ x
-        self.cross = self.cross + x.T @ y
-        self.offset_sum = self.offset_sum + offset.sum(dim=0)
-        self.offset_square = self.offset_square + offset.square().sum(dim=0)
-
-    def moments(self) -> Moments:
-        offset = self.offset_sum / self.count
-        variances = (self.offset_square / self.count - offset.square()).clamp(min=0)
-        variance = float(variances.sum())
-        energy = variance + float((self.target_origin + offset).square().sum())
-        if variance <= (4 * self.target_eps) ** 2 * energy:
-            variance = 0.0  # nothing but rounding, which must not become the unit of costs
-        return Moments(self.gram / self.count, self.cross / self.count, energy, variance)
+    Args:
+        matrix: N×(M·k).
+    """
+    kernels = matrix.detach().to(moments.gram).unflatten(1, (-1, k)).transpose(0, 1)
+    own = moments.gram[:-1, :-1].unflatten(1, (-1, k)).unflatten(0, (-1, k)).diagonal(dim1=0, dim2=2).movedim(-1, 0)
+    # Rounding may leave a kernel that adds nothing a little below 0.
+    return ((kernels @ own) * kernels).sum(dim=-1).clamp(min=0).T.cpu().numpy()
 
 
 def measure(
-    model: nn.Module, original: nn.Module, names: Sequence[str], batches: Iterable[Tensor]
+    model: nn.Module,
+    original: nn.Module,
+    names: Sequence[str],
+    batches: Iterable[Tensor],
+    example: Tensor,
+    report: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Moments]:
-    """Moments of each named layer: its inputs in `model`, its outputs in `original` as the target.
+    """Moments of each named layer: its patches in `model`, its outputs in `original` as the target.
 
-    Models and batches are left as they were.
+    Models and batches are left as they were. Where a layer has more than `MOST_ROWS` output positions in a batch, and
+    more than 4·M·k, evenly spaced ones stand for all, always the same, at least one per example on average.
+
+    Args:
+        names: Linear, Conv1d or Conv2d modules that run once in a forward pass.
+        example: what a batch must be like but for the number of examples.
+        report: hears of each batch that is done.
 
     Raises:
-        InputError: no batches, one that the original cannot take, or activations that are not finite.
+        InputError: no batches, one that is not like `example`, a layer that does not run once, or activations that
+            are not finite.
     """
-    sums = {name: _Sums() for name in names}
-    same = model is original
-    first = layers_of(original)[0]
-    with _recorded(model, names) as seen, _recorded(original, names) as wanted:
-        for number, batch in enumerate(batches):
-            inputs = checked_inputs(f"calibration batch {number}", batch, first)
-            # Cloned: an in-place activation in front of the first layer would overwrite the caller's data.
-            model(inputs.clone())
-            if not same:
-                original(inputs.clone())
-            for name in names:
-                sums[name].add(seen[name][0], wanted[name][1])
-    if any(entry.count == 0 for entry in sums.values()):
+    sums = {name: _Sums(model.get_submodule(name)) for name in names}  # type: ignore[arg-type]
+    targets: dict[str, Tensor] = {}
+
+    def keep(name: str, inputs: Tensor, output: Tensor) -> None:
+        targets[name] = outputs_as_rows(sums[name].layer, output, sums[name].chosen(output)[0])
+
+    def add(name: str, inputs: Tensor, output: Tensor) -> None:
+        if model is original:
+            keep(name, inputs, output)
+        sums[name].add(inputs, *sums[name].chosen(output), targets.pop(name))
+
+    number, total = 0, f" of {len(batches)}" if isinstance(batches, Sized) else ""
+    for number, batch in enumerate(batches, start=1):
+        inputs = checked_inputs(f"calibration batch {number - 1}", batch, example)
+        if model is not original:
+            _visit(original, names, inputs, keep)
+        _visit(model, names, inputs, add)
+        report(f"batch {number}{total}")
+    if number == 0:
         raise InputError("there are no calibration batches; give at least one")
     return {name: _finite(name, entry.moments()) for name, entry in sums.items()}
 
 
-def checked_inputs(what: str, inputs: object, first: Layer) -> Tensor:
-    """`inputs` if they are a batch that `first`, a model's first layer, can take.
+class _Sums:
+    """Sums over positions for one layer."""
+
+    def __init__(self, layer: WeightLayer) -> None:
+        num_neurons, num_inputs, k = sizes(layer)
+        width = num_inputs * k + 1
+
+        def zeros(*shape: int) -> Tensor:
+            return torch.zeros(shape, dtype=torch.float64, device=layer.weight.device)
+
+        self.layer, self.count, self.target_eps = layer, 0.0, 0.0
+        self.gram, self.cross = zeros(width, width), zeros(width, num_neurons)
+        self.target_origin, self.offset_sum, self.offset_square = (zeros(num_neurons) for _ in range(3))
+
+    def chosen(self, output: Tensor) -> tuple[Tensor, float]:
+        """The positions that enter, evenly spaced, and how many positions each of them stands for."""
+        shape = positions(self.layer, output)
+        total, examples = shape.numel(), shape[0] if shape else 1
+        most = max(MOST_ROWS, 4 * (len(self.gram) - 1), examples)
+        if total <= most:
+            return torch.arange(total, device=output.device), 1.0
+        # With no factor in common, the spacing comes by all positions of an example equally often, borders as well.
+        while math.gcd(most, examples) > 1:
+            most -= 1
+        return torch.arange(most, device=output.device) * total // most, total / most
+
+    def add(self, inputs: Tensor, rows: Tensor, weight: float, target: Tensor) -> None:
+        """Add the patches of `inputs` at the positions `rows`, each `weight` times, with `target`, rows × N."""
+        if self.count == 0:
+            # Spread is summed around the first position: around 0, a large mean would swallow it.
+            self.target_origin, self.target_eps = target[0].double(), torch.finfo(target.dtype).eps
+        for seen, said in zip(
+            patch_chunks(self.layer, inputs, rows, _CHUNK_ROWS), target.split(_CHUNK_ROWS), strict=True
+        ):
+            # In float64 all the way: float32 products are hardly faster on a CPU and break where means are large.
+            x, y = seen.new_ones(len(seen), len(self.gram), dtype=torch.float64), said.double()
+            x[:, :-1] = seen
+            for start in range(0, len(self.gram), _BLOCK):
+                block = slice(start, start + _BLOCK)
+                self.gram[block, start:].addmm_(x[:, block].T, x[:, start:], alpha=weight)
+            self.cross.addmm_(x.T, y, alpha=weight)
+            offset = y - self.target_origin
+            self.count += weight * len(x)
+            self.offset_sum += weight * offset.sum(dim=0)
+            self.offset_square += weight * offset.square().sum(dim=0)
+
+    def moments(self) -> Moments:
+        offset = self.offset_sum / self.count
+        variance = (self.offset_square / self.count - offset.square()).clamp(min=0)
+        energy = variance + (self.target_origin + offset).square()
+        if float(variance.sum()) <= (4 * self.target_eps) ** 2 * float(energy.sum()):
+            variance = torch.zeros_like(variance)  # nothing but rounding, which must not become the unit of costs
+        gram = self.gram.triu() + self.gram.triu(1).T
+        return Moments(gram / self.count, self.cross / self.count, energy, variance)
+
+
+def checked_inputs(what: str, inputs: object, example: Tensor) -> Tensor:
+    """`inputs` if they are a batch like `example`, of any number of examples.
 
     Raises:
         InputError: anything else, called `what`.
     """
+    needed = " × ".join(["examples", *map(str, example.shape[1:])])
     if not isinstance(inputs, Tensor):
         raise InputError(
-            f"{what} is a {type(inputs).__name__}; give the inputs alone, without labels, as one tensor of "
-            f"examples × {first.num_inputs} features"
+            f"{what} is a {type(inputs).__name__}; give the inputs alone, without labels, as one tensor of {needed}"
         )
-    if inputs.ndim < 2 or inputs.shape[-1] != first.num_inputs:
-        raise InputError(
-            f"{what} has shape {tuple(inputs.shape)}; layer {first.name!r} needs examples × {first.num_inputs} features"
-        )
-    if inputs.shape[:-1].numel() == 0:
+    if inputs.ndim != example.ndim or inputs.shape[1:] != example.shape[1:]:
+        raise InputError(f"{what} has shape {tuple(inputs.shape)}; the example inputs have {needed}")
+    if inputs.numel() == 0:
         raise InputError(f"{what} is empty; give finite examples")
-    if inputs.dtype != first.dtype:
-        raise InputError(f"{what} is {inputs.dtype}, the model {first.dtype}; convert one with .to(dtype)")
-    if inputs.device != first.device:
-        raise InputError(f"{what} is on {inputs.device}, the model on {first.device}; move one with .to(device)")
+    if inputs.dtype != example.dtype:
+        raise InputError(f"{what} is {inputs.dtype}, the example {example.dtype}; convert one with .to(dtype)")
+    if inputs.device != example.device:
+        raise InputError(f"{what} is on {inputs.device}, the example on {example.device}; move one with .to(device)")
     if not bool(torch.isfinite(inputs).all()):
         raise InputError(f"{what} holds NaN or infinite values; give finite examples")
     return inputs
 
 
 def _finite(name: str, moments: Moments) -> Moments:
-    sums = bool(torch.isfinite(moments.gram).all()) and bool(torch.isfinite(moments.cross).all())
-    if not (sums and math.isfinite(moments.target_energy)):
+    if not all(bool(torch.isfinite(part).all()) for part in (moments.gram, moments.cross, moments.target_energy)):
         raise InputError(
             f"layer {name!r} has activations on the calibration data that are NaN, infinite or too large to be "
             "squared; check the model's weights and the range of the data"
@@ -145,22 +208,41 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-@contextmanager
-def _recorded(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
-    """Inputs and outputs of the named modules of the latest forward pass, flattened to examples × features."""
-    latest: dict[str, tuple[Tensor, Tensor]] = {}
+class _AllSeen(BaseException):
+    """Ends a forward pass; not an Exception, which a model may catch."""
 
-    def record(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            # Cloned: an in-place activation behind the layer would overwrite what it said.
-            latest[name] = (inputs[0].flatten(0, -2).clone(), output.flatten(0, -2).clone())
 
-        return hook
+def _visit(
+    model: nn.Module, names: Sequence[str], inputs: Tensor, visit: Callable[[str, Tensor, Tensor], None]
+) -> None:
+    """One forward pass, as far as the last of the named modules; `visit` hears name, inputs and output of each.
 
-    handles = [model.get_submodule(name).register_forward_hook(record(name)) for name in names]
+    Raises:
+        InputError: one of them does not run once.
+    """
+    unseen = set(names)
+
+    def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], dict[str, Tensor], Tensor], None]:
+        def call(module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], output: Tensor) -> None:
+            if name not in unseen:
+                raise InputError(f"layer {name!r} runs more than once in a forward pass; give each use its own module")
+            unseen.remove(name)
+            # At once: an in-place activation behind the layer will overwrite what it said.
+            visit(name, args[0] if args else kwargs["input"], output)
+            if not unseen:
+                raise _AllSeen
+
+        return call
+
+    modules = [(name, model.get_submodule(name)) for name in names]
+    handles = [module.register_forward_hook(hook(name), with_kwargs=True) for name, module in modules]
     try:
         with evaluating(model):
-            yield latest
+            model(inputs.clone())  # an in-place activation in front of the first layer would overwrite the caller's
+    except _AllSeen:
+        pass
     finally:
         for handle in handles:
             handle.remove()
+    if unseen:
+        raise InputError(f"layer {min(unseen)!r} does not run in a forward pass; leave it out")

@@ -72,9 +72,16 @@ def patch_chunks(module: WeightLayer, inputs: Tensor, rows: Tensor, size: int) -
 
 def outputs_as_rows(module: WeightLayer, outputs: Tensor, rows: Tensor | None = None) -> Tensor:
     """rows × N: what the module says at each position, in the order of `patches`."""
-    if not isinstance(module, nn.Linear):
-        outputs = outputs.movedim(-1 - len(module.kernel_size), -1)
-    return _rows(outputs, 1, rows)
+    return _rows(_neurons_last(module, outputs), 1, rows)
+
+
+def positions(module: WeightLayer, outputs: Tensor) -> torch.Size:
+    """The shape of a layer's output positions: examples first, if there is a batch, then tokens or places."""
+    return _neurons_last(module, outputs).shape[:-1]
+
+
+def _neurons_last(module: WeightLayer, outputs: Tensor) -> Tensor:
+    return outputs if isinstance(module, nn.Linear) else outputs.movedim(-1 - len(module.kernel_size), -1)
 
 
 def _groups(module: WeightLayer) -> int:
@@ -90,12 +97,12 @@ def _seen(module: WeightLayer, inputs: Tensor) -> tuple[Tensor, int]:
 
 def _rows(values: Tensor, width: int, rows: Tensor | None = None) -> Tensor:
     """`values` with the last `width` dimensions as columns and those before as rows, all or the `rows` named."""
-    positions = values.shape[: values.ndim - width]
+    shape = values.shape[: values.ndim - width]
     if rows is None:
-        return values.reshape(math.prod(positions), -1)
-    if not positions:
-        values, positions = values[None], torch.Size([1])  # a single example came without a batch
-    return values[torch.unravel_index(rows, positions)].flatten(1)
+        return values.reshape(shape.numel(), values.shape[values.ndim - width :].numel())
+    if not shape:
+        values, shape = values[None], torch.Size([1])  # a single example came without a batch
+    return values[torch.unravel_index(rows, shape)].flatten(1)
 
 
 def _windows(module: nn.Conv1d | nn.Conv2d, inputs: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from adapters.kernels import (
     own_entries,
     patch_chunks,
     patches,
+    positions,
     present,
     set_matrix,
     sizes,
@@ -129,6 +130,24 @@ def test_a_matrix_written_back_is_read_again(name: str) -> None:
     assert torch.equal(matrix(layer), new * own)
     assert layer.weight is parameter
     assert parameter.requires_grad
+
+
+def test_positions_are_examples_and_places() -> None:
+    """What is counted as rows: all dimensions but that of the neurons, which a convolution has second."""
+    for name, shape in (("linear on tokens", (2, 3)), ("linear on one example", ()), ("strided", (2, 3, 3))):
+        layer, inputs = _case(name)
+        assert tuple(positions(layer, layer(inputs))) == shape
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+@pytest.mark.parametrize(("num_inputs", "num_neurons"), [(0, 3), (3, 0)])
+def test_layers_without_inputs_or_neurons_have_shapes_all_the_same(num_inputs: int, num_neurons: int) -> None:
+    """Empty matrices and rows, with the other side's size."""
+    layer, inputs = nn.Linear(num_inputs, num_neurons), torch.zeros(2, num_inputs)
+    assert matrix(layer).shape == present(layer).shape == (num_neurons, num_inputs)
+    for rows in (None, torch.arange(2)):
+        assert outputs_as_rows(layer, layer(inputs), rows).shape == (2, num_neurons)
+    assert patches(layer, inputs).shape == (2, num_inputs)
 
 
 def test_matrix_is_a_copy() -> None:
