@@ -70,10 +70,10 @@ class LayerLoss:
             unit: what a loss of 1 is in the units of `matrix` and `gram`: the layer's output energy, say.
             present: N×M; kernels the layer has, for grouped convolutions. None = all. Rows alike in this share their
                 work, so there should be few kinds.
-            ridge: added to every column's variance, as a share of it.
+            ridge: added to every column's variance, as a share of it; more where rounding asks for it.
 
         Raises:
-            InputError: shapes that do not fit together, or a unit that is not positive.
+            InputError: shapes that do not fit together, numbers that are not finite, or a unit that is not positive.
         """
         width = matrix.shape[1]
         if width % kernel or gram.shape not in {(width, width), (width + 1, width + 1)}:
@@ -82,6 +82,8 @@ class LayerLoss:
             )
         if not (math.isfinite(unit) and unit > 0):
             raise InputError(f"the unit of losses is {unit}; it must be finite and > 0")
+        if not (bool(torch.isfinite(matrix).all()) and bool(torch.isfinite(gram).all())):
+            raise InputError("weights or second moments hold NaN or infinite values; give finite ones")
         self._kernel, self._num_inputs = kernel, width // kernel
         rows = matrix.detach().to(gram.device, torch.float64) / math.sqrt(2 * unit)
         if row_scale is not None:
@@ -101,7 +103,7 @@ class LayerLoss:
             for neurons, covariance, rows, kind in self._parts(np.arange(len(loss))):
                 there, missing = self._split(inputs[kind])
                 left = _without(covariance, there, missing) @ rows[:, missing].T
-                loss[neurons, worker] = (rows[:, missing].T * left).sum(dim=0).cpu().numpy()
+                loss[neurons, worker] = (rows[:, missing].T * left).sum(dim=0).clamp(min=0).cpu().numpy()
         return loss
 
     def choose(
@@ -248,5 +250,14 @@ def _covariance(gram: Tensor, width: int, ridge: float) -> tuple[Tensor, Tensor]
     varies = covariance.diagonal() > _CONSTANT * energy
     # Constant columns say nothing that the bias does not. In units of their own, so that none counts as degenerate.
     covariance = torch.where(varies[:, None] & varies, covariance, 0)
-    covariance.diagonal().mul_(1 + ridge).add_((~varies).to(covariance))
+    covariance.diagonal().add_((~varies).to(covariance))
+    variance = covariance.diagonal().clone()
+    # Means far larger than deviations leave more rounding than the ridge makes up for. What half of the ridge makes
+    # solvable, the whole keeps so under any updates.
+    while True:
+        covariance.diagonal().copy_(variance * (1 + ridge / 2))
+        if not torch.linalg.cholesky_ex(covariance).info:
+            break
+        ridge *= 10
+    covariance.diagonal().copy_(variance * (1 + ridge))
     return covariance, varies

@@ -72,7 +72,7 @@ def _layer(seed: int, kernel: int = 1, num_inputs: int = 5, grouped: bool = Fals
         present = np.arange(6)[:, None] % 2 == np.arange(num_inputs) % 2
         matrix *= np.repeat(present, kernel, axis=1)
     worker, input_worker = rng.permutation(6) % 2, rng.permutation(num_inputs) % 2
-    send_cost = rng.uniform(0, 10 * width, size=(num_inputs, 2))
+    send_cost = rng.uniform(0, width, size=(num_inputs, 2))
     return _Layer(inputs, matrix, kernel, worker, input_worker, send_cost, present)
 
 
@@ -163,7 +163,7 @@ def test_no_single_step_improves_and_thresholds_say_the_same(kernel: int, groupe
 
 
 def test_steps_end_near_the_best_of_all_sets() -> None:
-    """Against all sets of sends of 60 workers: most are optimal, and the mean is within 1 %."""
+    """Against all sets of sends of 60 workers: most are optimal, and the mean is within 2 %."""
     ratios = []
     for seed in range(30):
         layer = _layer(seed, num_inputs=8)
@@ -177,8 +177,8 @@ def test_steps_end_near_the_best_of_all_sets() -> None:
                 best = min(best, layer.total(p, sent))
             ratios.append(layer.total(p, found.sent[:, p]) / best)
     assert min(ratios) >= 1 - 1e-9
-    assert np.mean(ratios) < 1.01
-    assert np.mean(np.array(ratios) < 1 + 1e-9) > 0.8
+    assert np.mean(ratios) < 1.02
+    assert np.mean(np.array(ratios) < 1 + 1e-9) > 0.9
 
 
 def test_inputs_that_say_nothing_are_never_sent() -> None:
@@ -196,6 +196,16 @@ def test_inputs_that_say_nothing_are_never_sent() -> None:
     assert found.loss[:, 0].sum() < 1e-3
 
 
+def test_means_that_swallow_the_deviations() -> None:
+    """Around means of 5·10⁵, moments keep four digits of the variances: too few for the usual ridge, so it grows."""
+    rng = np.random.default_rng(1)
+    inputs = 5e5 + rng.normal(size=(40, 4)) @ rng.normal(size=(4, 8))
+    layer = LayerLoss(torch.from_numpy(rng.normal(size=(3, 8))), _gram(inputs))
+    found = layer.choose(np.zeros(3, dtype=int), np.ones(8, dtype=int), np.array([[1e-3, 0]] * 8))
+    assert np.isfinite(found.loss).all()
+    assert np.isfinite(found.cost).all()
+
+
 def test_a_layer_without_variance_loses_nothing() -> None:
     """Inputs that are all 0 give losses and costs of 0, not a failed factorisation."""
     layer = LayerLoss(torch.ones(2, 3), torch.zeros(3, 3, dtype=torch.float64))
@@ -211,9 +221,10 @@ def test_a_layer_without_variance_loses_nothing() -> None:
         ({"gram": torch.eye(5)}, r"3 columns in kernels of 1 does not fit second moments \(5, 5\)"),
         ({"kernel": 2}, "kernels of 2"),
         ({"unit": 0.0}, "unit of losses is 0.0"),
+        ({"gram": torch.full((3, 3), torch.nan)}, "NaN"),
     ],
 )
 def test_misfits_are_refused(arguments: dict[str, Any], said: str) -> None:
-    """Moments of another layer, kernels that do not divide the columns, a unit that is none."""
+    """Moments of another layer, kernels that do not divide the columns, a unit that is none, NaN."""
     with pytest.raises(InputError, match=said):
         LayerLoss(torch.ones(2, 3), **{"gram": torch.eye(3), **arguments})
