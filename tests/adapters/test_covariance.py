@@ -11,7 +11,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from adapters.covariance import Choice, LayerLoss
+from adapters.covariance import LayerLoss
 from formulations import InputError
 
 #: Inputs 0 and 1 have energy 1 and correlation 0.6, so each leaves 1 − 0.36 = 0.64 of the other unexplained.
@@ -39,8 +39,11 @@ class _Layer:
             torch.from_numpy(self.matrix), _gram(self.inputs), kernel=self.kernel, present=self.present, ridge=1e-11
         )
 
-    def choose(self, start: NDArray[np.bool_] | None = None) -> Choice:
+    def choose(self, start: NDArray[np.bool_] | None = None) -> NDArray[np.bool_]:
         return self.loss().choose(self.worker, self.input_worker, self.send_cost, start)
+
+    def costs(self, sent: NDArray[np.bool_]) -> NDArray[np.float64]:
+        return self.loss().costs(self.worker, self.own | sent)
 
     def by_least_squares(self, neuron: int, at_hand: NDArray[np.bool_]) -> float:
         """½ E|ŵ·x + b − w·x|² of the best ŵ on the inputs at hand that the neuron has, from the data itself."""
@@ -83,24 +86,28 @@ KINDS = pytest.mark.parametrize(("kernel", "grouped"), [(1, False), (4, False), 
 def test_one_send_by_hand(price: float, sends: bool) -> None:
     """Row 0 lacks 2 x1, of which x0 explains 36 %: ½ · 4 · 0.64 = 1.28 decides about the send."""
     layer = LayerLoss(torch.tensor([[0.0, 2.0], [1.0, 1.0]]), PAIR)
-    found = layer.choose(np.array([0, 1]), np.array([0, 1]), np.array([[0, 9.0], [price, 0]]))
-    np.testing.assert_array_equal(found.sent, [[False, False], [sends, False]])
+    worker, owner = np.array([0, 1]), np.array([0, 1])
+    sent = layer.choose(worker, owner, np.array([[0, 9.0], [price, 0]]))
+    np.testing.assert_array_equal(sent, [[False, False], [sends, False]])
+    at_hand = np.eye(2, dtype=bool) | sent
     # Row 1 on worker 1 lacks x0: ½ · 1 · 0.64. On worker 0 with x1 sent, no row lacks anything.
-    np.testing.assert_allclose(found.loss, [[0 if sends else 1.28, 0], [0 if sends else 0.32, 0.32]], atol=1e-5)
+    np.testing.assert_allclose(
+        layer.of_rows(at_hand), [[0 if sends else 1.28, 0], [0 if sends else 0.32, 0.32]], atol=1e-5
+    )
     # Without the send row 0 is refitted to 1.2 x0, and to lose that costs ½ · 1.44; with it, x0 is not needed.
     # Row 1 is refitted to 1.6 x1, worth ½ · 2.56.
-    np.testing.assert_allclose(found.cost, [[0 if sends else 0.72, 1.28], [0.32, 1.28]], atol=1e-5)
+    np.testing.assert_allclose(layer.costs(worker, at_hand), [[0 if sends else 0.72, 1.28], [0.32, 1.28]], atol=1e-5)
 
 
 def test_of_two_inputs_alike_one_is_sent() -> None:
     """A copy says nothing new: energies would send both, and least squares sends one for both weights."""
     gram = torch.ones(2, 2, dtype=torch.float64)
     layer = LayerLoss(torch.tensor([[1.0, 1.0]]), gram)
-    found = layer.choose(np.array([0]), np.array([1, 1]), np.array([[0.3, 0], [0.3, 0]]))
-    assert found.sent.sum() == 1
-    assert found.loss[0, 0] == pytest.approx(0, abs=1e-5)
+    sent = layer.choose(np.array([0]), np.array([1, 1]), np.array([[0.3, 0], [0.3, 0]]))
+    assert sent.sum() == 1
+    assert layer.of_rows(sent)[0, 0] == pytest.approx(0, abs=1e-5)
     # What is sent carries the sum of both, 2 x, worth ½ · 4; the other would add nothing.
-    np.testing.assert_allclose(found.cost[0], np.where(found.sent[:, 0], 2, 0), atol=1e-5)
+    np.testing.assert_allclose(layer.costs(np.array([0]), sent)[0], np.where(sent[:, 0], 2, 0), atol=1e-5)
 
 
 def test_scale_of_rows_and_unit_of_losses() -> None:
@@ -125,23 +132,23 @@ def test_without_a_constant_the_bias_stays() -> None:
 def test_losses_are_those_of_least_squares(kernel: int, grouped: bool) -> None:
     """Of every row on every worker, with what was chosen at hand."""
     layer = _layer(1, kernel, grouped=grouped)
-    found = layer.choose()
-    at_hand = layer.own | found.sent
+    at_hand = layer.own | layer.choose()
     expected = [[layer.by_least_squares(i, at_hand[:, p]) for p in range(2)] for i in range(6)]
-    np.testing.assert_allclose(found.loss, expected, rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose(layer.loss().of_rows(at_hand), expected, rtol=1e-6, atol=1e-8)
 
 
 @KINDS
 def test_costs_are_differences_of_losses(kernel: int, grouped: bool) -> None:
     """Each input alone enters or leaves, the row is refitted; kernels that a row does not have cost nothing."""
     layer = _layer(2, kernel, grouped=grouped)
-    found = layer.choose()
-    for i, j in np.ndindex(found.cost.shape):
-        at_hand = (layer.own | found.sent)[:, layer.worker[i]]
+    sent = layer.choose()
+    cost = layer.costs(sent)
+    for i, j in np.ndindex(cost.shape):
+        at_hand = (layer.own | sent)[:, layer.worker[i]]
         other = at_hand.copy()
         other[j] ^= True
         expected = abs(layer.by_least_squares(i, other) - layer.by_least_squares(i, at_hand))
-        assert found.cost[i, j] == pytest.approx(expected, rel=1e-6, abs=1e-8)
+        assert cost[i, j] == pytest.approx(expected, rel=1e-6, abs=1e-8)
 
 
 @KINDS
@@ -150,14 +157,15 @@ def test_no_single_step_improves_and_thresholds_say_the_same(kernel: int, groupe
     for seed in range(8):
         layer = _layer(seed, kernel, grouped=grouped)
         for start in (None, np.ones((5, 2), dtype=bool)):
-            found = layer.choose(start)
-            assert not (found.sent & layer.own).any()
+            sent = layer.choose(start)
+            cost = layer.costs(sent)
+            assert not (sent & layer.own).any()
             for p in range(2):
-                pays = found.cost[layer.worker == p].sum(axis=0) > layer.send_cost[:, p]
-                np.testing.assert_array_equal(pays & ~layer.own[:, p], found.sent[:, p])
-                reached = layer.total(p, found.sent[:, p])
+                pays = cost[layer.worker == p].sum(axis=0) > layer.send_cost[:, p]
+                np.testing.assert_array_equal(pays & ~layer.own[:, p], sent[:, p])
+                reached = layer.total(p, sent[:, p])
                 for j in np.flatnonzero(~layer.own[:, p]):
-                    other = found.sent[:, p].copy()
+                    other = sent[:, p].copy()
                     other[j] ^= True
                     assert layer.total(p, other) >= reached * (1 - 1e-9)
 
@@ -175,10 +183,20 @@ def test_steps_end_near_the_best_of_all_sets() -> None:
                 sent = np.zeros(8, dtype=bool)
                 sent[remote] = bits
                 best = min(best, layer.total(p, sent))
-            ratios.append(layer.total(p, found.sent[:, p]) / best)
+            ratios.append(layer.total(p, found[:, p]) / best)
     assert min(ratios) >= 1 - 1e-9
     assert np.mean(ratios) < 1.02
     assert np.mean(np.array(ratios) < 1 + 1e-9) > 0.9
+
+
+def _sent_losses_costs(layer: LayerLoss, num_neurons: int, num_inputs: int) -> tuple[NDArray[Any], ...]:
+    """All neurons on worker 0, all inputs on worker 1, sends at 0.001."""
+    worker, owner = np.zeros(num_neurons, dtype=int), np.ones(num_inputs, dtype=int)
+    sent = layer.choose(worker, owner, np.array([[1e-3, 0]] * num_inputs))
+    loss, cost = layer.of_rows(sent), layer.costs(worker, sent)
+    assert np.isfinite(loss).all()
+    assert np.isfinite(cost).all()
+    return sent[:, 0], loss[:, 0], cost
 
 
 def test_inputs_that_say_nothing_are_never_sent() -> None:
@@ -187,32 +205,27 @@ def test_inputs_that_say_nothing_are_never_sent() -> None:
     inputs = rng.normal(size=(40, 6))
     inputs[:, 0], inputs[:, 1], inputs[:, 2] = 0, 1e4, inputs[:, 3] + inputs[:, 4]
     layer = LayerLoss(torch.from_numpy(rng.normal(size=(4, 6))), _gram(inputs))
-    found = layer.choose(np.zeros(4, dtype=int), np.ones(6, dtype=int), np.array([[1e-3, 0]] * 6))
-    assert np.isfinite(found.loss).all()
-    assert np.isfinite(found.cost).all()
-    np.testing.assert_array_equal(found.cost[:, :2], 0)
-    assert not found.sent[:2].any()
-    assert found.sent[2:5].sum() == 2
-    assert found.loss[:, 0].sum() < 1e-3
+    sent, loss, cost = _sent_losses_costs(layer, 4, 6)
+    np.testing.assert_array_equal(cost[:, :2], 0)
+    assert not sent[:2].any()
+    assert sent[2:5].sum() == 2
+    assert loss.sum() < 1e-3
 
 
 def test_means_that_swallow_the_deviations() -> None:
     """Around means of 5·10⁵, moments keep four digits of the variances: too few for the usual ridge, so it grows."""
     rng = np.random.default_rng(1)
     inputs = 5e5 + rng.normal(size=(40, 4)) @ rng.normal(size=(4, 8))
-    layer = LayerLoss(torch.from_numpy(rng.normal(size=(3, 8))), _gram(inputs))
-    found = layer.choose(np.zeros(3, dtype=int), np.ones(8, dtype=int), np.array([[1e-3, 0]] * 8))
-    assert np.isfinite(found.loss).all()
-    assert np.isfinite(found.cost).all()
+    sent, loss, _ = _sent_losses_costs(LayerLoss(torch.from_numpy(rng.normal(size=(3, 8))), _gram(inputs)), 3, 8)
+    assert sent.sum() >= 4
+    assert loss.sum() < 0.1
 
 
 def test_a_layer_without_variance_loses_nothing() -> None:
     """Inputs that are all 0 give losses and costs of 0, not a failed factorisation."""
     layer = LayerLoss(torch.ones(2, 3), torch.zeros(3, 3, dtype=torch.float64))
-    found = layer.choose(np.array([0, 1]), np.array([0, 1, 1]), np.ones((3, 2)))
-    assert not found.loss.any()
-    assert not found.cost.any()
-    assert not found.sent.any()
+    for found in _sent_losses_costs(layer, 2, 3):
+        assert not found.any()
 
 
 @pytest.mark.parametrize(
