@@ -27,7 +27,7 @@ RIDGE = 1e-6
 LARGEST = 2304
 #: A column whose variance is below this share of its energy is constant but for rounding: the bias replaces it.
 _CONSTANT = 1e-12
-#: A step counts if it gains more than this share of the rows' whole energy; less could be rounding, which goes in circles.
+#: A step counts if it gains more than this share of the rows' whole energy; less may be rounding, and go in circles.
 _LEAST_STEP = 1e-10
 
 
