@@ -25,24 +25,34 @@ from formulations.errors import InputError
 
 #: One number in, one number out, or several of the same place.
 _ELEMENTWISE = frozenset(
-    "abs add alias alpha_dropout celu clamp clamp_max clamp_min clone contiguous cos detach div dropout elu erf exp "
-    "expm1 feature_dropout gelu hardsigmoid hardswish hardtanh leaky_relu log log1p masked_fill maximum minimum mish "
-    "mul neg pow prelu reciprocal relu relu6 rrelu rsqrt rsub selu sigmoid silu sin softplus softsign sqrt square "
-    "sub tanh tanhshrink threshold to type_as where".split()
+    """
+    abs add alias alpha_dropout celu clamp clamp_max clamp_min clone contiguous cos detach div dropout elu erf
+    exp expm1 feature_dropout gelu hardsigmoid hardswish hardtanh leaky_relu log log1p masked_fill maximum
+    minimum mish mul neg pow prelu reciprocal relu relu6 rrelu rsqrt rsub selu sigmoid silu sin softplus
+    softsign sqrt square sub tanh tanhshrink threshold to type_as where
+    """.split()
 )
 #: Data is moved, not computed with. They run on the atoms as they are.
 _MOVES = frozenset(
-    "cat chunk channel_shuffle expand expand_as flatten flip movedim narrow numpy_T permute pixel_shuffle "
-    "pixel_unshuffle repeat repeat_interleave reshape roll select slice split split_with_sizes squeeze stack "
-    "swapaxes t tile transpose unbind unflatten unsqueeze view".split()
+    """
+    cat channel_shuffle chunk expand expand_as flatten flip movedim narrow numpy_T permute pixel_shuffle
+    pixel_unshuffle repeat repeat_interleave reshape roll select slice split split_with_sizes squeeze stack
+    swapaxes t tile transpose unbind unflatten unsqueeze view
+    """.split()
 )
 #: Each channel by itself, whatever becomes of the dimensions after it.
 _SPATIAL = frozenset(
-    "adaptive_avg_pool1d adaptive_avg_pool2d adaptive_max_pool1d adaptive_max_pool2d avg_pool1d avg_pool2d "
-    "instance_norm max_pool1d max_pool2d upsample_bilinear2d upsample_nearest2d".split()
+    """
+    adaptive_avg_pool1d adaptive_avg_pool2d adaptive_max_pool1d adaptive_max_pool2d avg_pool1d avg_pool2d
+    instance_norm max_pool1d max_pool2d upsample_bilinear2d upsample_nearest2d
+    """.split()
 )
 #: Over dimensions named in the call; fine where they hold one atom.
-_REDUCTIONS = frozenset("amax amin mean sum softmax log_softmax".split())
+_REDUCTIONS = frozenset(
+    """
+    amax amin log_softmax mean softmax sum
+    """.split()
+)
 _LAYERS = {"linear": nn.Linear, "conv1d": nn.Conv1d, "conv2d": nn.Conv2d}
 
 
@@ -243,7 +253,9 @@ class _Walker:
         if channels is None:
             return None
         made = [_Value(_laid_out(channels, 1, shape), node.name, value.made_by) for shape in shapes]
-        smaller = [part if part.atoms.numel() <= value.sent.atoms.numel() else _sent_as(part, value.sent) for part in made]
+        smaller = [
+            part if part.atoms.numel() <= value.sent.atoms.numel() else _sent_as(part, value.sent) for part in made
+        ]
         return smaller if isinstance(meta, list | tuple) else smaller[0]
 
     def _pad(self, node: fx.Node, args: list[Any], kwargs: dict[str, Any]) -> Any:

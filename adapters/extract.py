@@ -1,24 +1,22 @@
-"""A layer, what it sees, and where its inputs live become a layer problem.
+"""What keeping, sending and holding cost: the numbers of a layer problem.
 
-Shapes: N neurons, M inputs, P workers.
+Shapes: N neurons or units, M channels, P workers, k weights of a kernel.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
-from adapters.calibrate import Moments
-from adapters.graph import Layer
+from adapters.graph import Group, LayerGraph
 from formulations.cluster import Cluster
 from formulations.errors import InputError
-from formulations.problem import LayerProblem
-from formulations.scaling import Scaling, choose_scale
+
+IntArray = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -27,7 +25,7 @@ class Prices:
 
     Attributes:
         per_byte: one byte over a link of price 1.
-        per_weight: one kept weight.
+        per_weight: one kept kernel.
         slack: how far a worker's share of neurons may stray, as a fraction of it.
     """
 
@@ -43,84 +41,55 @@ class Prices:
                 raise InputError(f"prices have {name} = {value}; it must be finite and >= 0")
 
 
-def weight_costs(weight: Tensor, moments: Moments) -> NDArray[np.float64]:
-    """N×M: a_ij = w_ij² E[x_j²] / 2 in shares of the layer's output energy Σ_i Var(y_i) (`activation` costs)."""
-    energy = weight.detach().double().square() * moments.input_energy / 2
-    scale = moments.target_variance if moments.target_variance > 0 else 1.0
-    costs: NDArray[np.float64] = (energy / scale).cpu().numpy()
-    return costs
+def shares(graph: LayerGraph, group: Group, cluster: Cluster, slack: float, memory_left: IntArray) -> dict[str, Any]:
+    """Loads and capacities of a group's layer problem, by field of `LayerProblem`.
 
-
-def send_costs(layer: Layer, input_worker: NDArray[np.int64], cluster: Cluster, prices: Prices) -> NDArray[np.float64]:
-    """M×P: t_jp = bytes × price of the link from the owner, 0 at the owner."""
-    costs: NDArray[np.float64] = prices.per_byte * layer.value_bytes * cluster.price[input_worker]
-    return costs
-
-
-def common_scale(
-    layers: Sequence[Layer], weight_costs_by_layer: Sequence[NDArray[np.float64]], cluster: Cluster, prices: Prices
-) -> Scaling:
-    """The largest scale that suits every layer wherever its inputs come to live."""
-    with np.errstate(over="ignore"):  # choose_scale refuses an infinite sum
-        dearest = float(cluster.price.sum(axis=1).max())
-    totals = []
-    for layer, costs in zip(layers, weight_costs_by_layer, strict=True):
-        largest_sends = prices.per_byte * layer.value_bytes * dearest * layer.num_inputs
-        totals += [float(costs.sum()), largest_sends, prices.per_weight * costs.size]
-    return Scaling(choose_scale(totals))
-
-
-def layer_problem(
-    layer: Layer,
-    costs: NDArray[np.float64],
-    input_worker: NDArray[np.int64],
-    cluster: Cluster,
-    prices: Prices,
-    scaling: Scaling,
-    memory_left: NDArray[np.int64],
-) -> LayerProblem:
-    """The problem of one layer.
+    Units are shared out by number where all take the same multiplications, by multiplications otherwise.
 
     Args:
-        costs: N×M, `weight_costs`.
-        memory_left: P; bytes the layers before have left on each worker, −1 = no limit.
+        memory_left: P; bytes that the other groups leave on each worker, −1 = no limit.
     """
-    num_neurons = layer.num_neurons
-    least, most = neuron_shares(num_neurons, cluster, prices.slack)
-    load, capacity, min_load = [np.ones(num_neurons, dtype=np.int64)], [most], [least]
-    resources = ["neurons"]
+    macs = graph.unit_macs[group.units]
+    if (macs == macs[0]).all():
+        name, work = "neurons", np.ones_like(macs)
+        least, most = neuron_shares(macs.size, cluster, slack)
+    else:
+        name, work = "macs", macs // max(1, int(np.gcd.reduce(macs)))
+        least, most = neuron_shares(int(work.sum()), cluster, slack)
+        # No set of units need add up to a share: one unit more or less.
+        least, most = np.maximum(0, least - work.max()), most + work.max()
+    load, capacity, min_load, resources = [work], [most], [least], [name]
     if np.any(memory_left >= 0):
-        load.append(np.full(num_neurons, layer.neuron_bytes))
-        # More than the layer needs in all is no limit either, and could add up beyond int64.
-        need = layer.neuron_bytes * num_neurons
+        held = graph.unit_bytes[group.units]
+        load.append(held)
+        # More than the group needs in all is no limit either, and could add up beyond int64.
+        need = int(held.sum())
         capacity.append(np.where(memory_left >= 0, np.minimum(memory_left, need), need))
         min_load.append(np.zeros_like(least))
         resources.append("memory_bytes")
-    return LayerProblem(
-        prune_cost=costs,
-        input_worker=input_worker,
-        send_cost=send_costs(layer, input_worker, cluster, prices),
-        keep_cost=prices.per_weight,
-        load=np.stack(load, axis=1),
-        capacity=np.stack(capacity, axis=1),
-        min_load=np.stack(min_load, axis=1),
-        resource_names=resources,
-        input_bytes=np.full(layer.num_inputs, layer.value_bytes),
-        worker_names=list(cluster.worker_names),
-        name=layer.name,
-        scaling=scaling,
-    )
+    return {
+        "load": np.stack(load, axis=1),
+        "capacity": np.stack(capacity, axis=1),
+        "min_load": np.stack(min_load, axis=1),
+        "resource_names": resources,
+    }
 
 
-def memory_after(memory_left: NDArray[np.int64], layer: Layer, worker: NDArray[np.int64]) -> NDArray[np.int64]:
-    """P; `memory_left` less what a placed layer's neurons take; −1 = no limit, which stays."""
-    held = np.bincount(worker, minlength=memory_left.size) * layer.neuron_bytes
+def memory_left(graph: LayerGraph, cluster: Cluster, worker: IntArray, group: Group) -> IntArray:
+    """P; the bytes that all placed units but the group's leave on each worker, −1 = no limit."""
+    others = worker.copy()
+    others[group.units] = -1
+    placed = others >= 0
+    held = np.zeros(cluster.num_workers, dtype=np.int64)
+    np.add.at(held, others[placed], graph.unit_bytes[placed])
     # Never below 0, which would read as no limit.
-    left: NDArray[np.int64] = np.where(memory_left >= 0, np.maximum(memory_left - held, 0), memory_left)
+    left: IntArray = np.where(
+        cluster.memory_bytes >= 0, np.maximum(cluster.memory_bytes - held, 0), cluster.memory_bytes
+    )
     return left
 
 
-def neuron_shares(num_neurons: int, cluster: Cluster, slack: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def neuron_shares(num_neurons: int, cluster: Cluster, slack: float) -> tuple[IntArray, IntArray]:
     """P, P: how many neurons a worker must and may hold.
 
     Shares are proportional to speed, rounded by largest remainder (ties to the earlier worker), so
@@ -135,9 +104,3 @@ def neuron_shares(num_neurons: int, cluster: Cluster, slack: float) -> tuple[NDA
     by_remainder = np.argsort(count - share, kind="stable")
     count[by_remainder[: num_neurons - int(count.sum())]] += 1
     return count, count.copy()
-
-
-def contiguous_owners(num_inputs: int, num_workers: int) -> NDArray[np.int64]:
-    """M: network inputs lie over the workers in equal stretches."""
-    owners: NDArray[np.int64] = np.arange(num_inputs, dtype=np.int64) * num_workers // max(1, num_inputs)
-    return owners

@@ -1,18 +1,27 @@
-"""A plan: for every layer, where its neurons sit, what is sent for them, and the weights that stay."""
+"""A plan: where every neuron sits, what is sent, and the weights that stay.
+
+Shapes: N neurons and M channels of a layer, P workers.
+"""
 
 from __future__ import annotations
 
+import functools
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from formulations.cluster import Cluster
 from formulations.evaluation import Evaluation
 from formulations.problem import LayerProblem
 from solvers.base import SolveResult
+
+IntArray = NDArray[np.int64]
 
 
 class PlanError(RuntimeError):
@@ -20,8 +29,53 @@ class PlanError(RuntimeError):
 
 
 @dataclass(frozen=True, eq=False)
+class Message:
+    """What crosses under one name: an activation's channels, a layer's partial sums, a norm's sums.
+
+    Attributes:
+        name: of the operation that makes it.
+        bytes_by_link: P×P (from, to), per example.
+        bytes_direct: of direct parallel execution.
+    """
+
+    name: str
+    bytes_by_link: IntArray
+    bytes_direct: int
+
+    @property
+    def bytes(self) -> int:
+        return int(self.bytes_by_link.sum())
+
+
+@dataclass(frozen=True, eq=False)
 class LayerPlan:
-    """One layer's problem and its answer, which has an assignment."""
+    """One weight layer.
+
+    Attributes:
+        name: of its module.
+        group: of the layer problem that placed it.
+        message: the name under which its inputs, or partial sums, cross.
+        worker: N.
+        input_worker: M; where its inputs live.
+        kept: N×M; the kernels that stay.
+        partials: whether partial sums cross instead of inputs.
+        relative_error: squared error of its outputs that is left, in shares of their variance, on the
+            calibration examples, with its inputs as the changed network gives them.
+    """
+
+    name: str
+    group: str
+    message: str
+    worker: IntArray
+    input_worker: IntArray
+    kept: NDArray[np.bool_]
+    partials: bool
+    relative_error: float
+
+
+@dataclass(frozen=True, eq=False)
+class GroupPlan:
+    """One layer problem and its answer, which has an assignment; named after the first layer that it places."""
 
     problem: LayerProblem
     result: SolveResult
@@ -35,15 +89,6 @@ class LayerPlan:
         assert self.result.evaluation is not None  # partition_model makes no plan without
         return self.result.evaluation
 
-    @property
-    def worker(self) -> NDArray[np.int64]:
-        """N; the worker of each neuron."""
-        return self.evaluation.assignment.worker
-
-    @property
-    def bytes_direct(self) -> int:
-        return self.problem.bytes_direct
-
 
 @dataclass(frozen=True, eq=False)
 class PartitionPlan:
@@ -52,42 +97,78 @@ class PartitionPlan:
     Attributes:
         cluster: the workers.
         layers: in the order they run.
-        weights: adjusted weights and biases, by their name in the model's `state_dict`.
-        relative_error: per layer, the squared error that is left after the adjustment, in shares of the
-            layer's output variance, on the calibration examples.
+        groups: the layer problems, in the order of their first layers.
+        messages: all that crosses.
+        weights: the changed network's `state_dict`: adjusted, and 0 where dropped.
+        model_digest: of the network as it was.
+        objective: of the whole network, losses and sends, in shares of output energy.
+        settings: what the plan was made with.
+        warnings: a line each.
     """
 
     cluster: Cluster
     layers: tuple[LayerPlan, ...]
+    groups: tuple[GroupPlan, ...]
+    messages: tuple[Message, ...]
     weights: Mapping[str, Tensor] = field(repr=False)
-    relative_error: Mapping[str, float]
+    model_digest: str
+    objective: float
+    settings: Mapping[str, Any]
+    warnings: tuple[str, ...] = ()
+
+    @functools.cached_property
+    def traffic(self) -> IntArray:
+        """P×P (from, to): bytes per example."""
+        total: IntArray = np.sum([message.bytes_by_link for message in self.messages], axis=0, dtype=np.int64)
+        return total
 
     @property
     def bytes_sent(self) -> int:
         """Bytes on the wire per example, each message once."""
-        return sum(layer.evaluation.bytes_sent for layer in self.layers)
+        return int(self.traffic.sum())
 
     @property
     def bytes_direct(self) -> int:
-        """What direct parallel execution sends: every input of every layer to every other worker."""
-        return sum(layer.bytes_direct for layer in self.layers)
-
-    @property
-    def objective(self) -> int:
-        return sum(layer.evaluation.objective for layer in self.layers)
+        """What direct parallel execution sends: every channel that a layer reads to every other worker."""
+        return sum(message.bytes_direct for message in self.messages)
 
     def __str__(self) -> str:
-        titles = ("bytes", "of", "weights kept", "rel. error", "objective", "lower bound", "gap")
-        lines = ["{:<12} {:>9} {:>9} {:>13} {:>11} {:>12} {:>12} {:>7}".format("layer", *titles)]
+        titles = ("layer", "bytes", "of", "kept", "rel. error", "objective", "lower bound", "gap")
+        width = max(len(layer.name) for layer in self.layers) + 1
+        row = f"{{:<{width}}} {{:>10}} {{:>10}} {{:>7}} {{:>10}} {{:>12}} {{:>12}} {{:>7}}"
+        messages = {message.name: message for message in self.messages}
+        groups = {group.name: group for group in self.groups}
+        lines = [row.format(*titles)]
         for layer in self.layers:
-            found, problem, gap = layer.evaluation, layer.problem, layer.result.gap
-            bound = "-" if gap is None else f"{layer.result.dual_bound / problem.scale:.6f}"
-            lines.append(
-                f"{layer.name:<12} {found.bytes_sent:>9} {layer.bytes_direct:>9} "
-                f"{found.num_kept_weights / max(1, problem.prune_cost.size):>13.1%} "
-                f"{self.relative_error[layer.name]:>11.3%} "
-                f"{found.objective / problem.scale:>12.6f} {bound:>12} {'-' if gap is None else f'{gap:.1%}':>7}"
-            )
-        share = self.bytes_sent / max(1, self.bytes_direct)
-        lines.append(f"{'total':<12} {self.bytes_sent:>9} {self.bytes_direct:>9}   {share:.1%} of direct parallel")
+            # Said once, with the first layer that they belong to.
+            message, group = messages.pop(layer.message, None), groups.pop(layer.group, None)
+            crosses = ("", "") if message is None else (message.bytes, message.bytes_direct)
+            solved = ("", "", "") if group is None else _solved(group)
+            share, error = f"{layer.kept.mean():.1%}", f"{layer.relative_error:.3%}"
+            lines.append(row.format(layer.name, *crosses, share, error, *solved))
+        for message in messages.values():
+            lines.append(row.format(message.name, message.bytes, message.bytes_direct, "", "", "", "", "").rstrip())
+        of_direct = self.bytes_sent / max(1, self.bytes_direct)
+        lines.append(
+            f"{'total':<{width}} {self.bytes_sent:>10} {self.bytes_direct:>10}   {of_direct:.1%} of direct parallel"
+        )
         return "\n".join(lines)
+
+
+def _solved(group: GroupPlan) -> tuple[str, str, str]:
+    """Objective, lower bound and gap, as printed."""
+    scale, gap = group.problem.scale, group.result.gap
+    objective = f"{group.evaluation.objective / scale:.6f}"
+    if gap is None:
+        return objective, "-", "-"
+    return objective, f"{group.result.dual_bound / scale:.6f}", f"{gap:.1%}"
+
+
+def model_digest(model: nn.Module) -> str:
+    """SHA-256 over names, types, shapes and values of all that the model's `state_dict` holds."""
+    found = hashlib.sha256()
+    for key, value in sorted(model.state_dict().items()):
+        tensor = value.detach().cpu().contiguous()
+        found.update(f"{key} {tensor.dtype} {tuple(tensor.shape)};".encode())
+        found.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
+    return found.hexdigest()

@@ -13,6 +13,7 @@ from torch.export import ExportedProgram
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
+from adapters.calibrate import evaluating
 from formulations.errors import InputError
 
 _DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -47,7 +48,9 @@ def check_model(model: nn.Module) -> None:
             raise InputError(f"{where} has forward hooks, which may change what it computes; remove them first")
         for key, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
             # Parameters of their own can still be views of one memory, and stay so in a copy. Empty ones have none.
-            memory = (0, id(parameter)) if parameter.numel() == 0 else (parameter.data_ptr(), parameter.device.index or 0)
+            memory = (
+                (0, id(parameter)) if parameter.numel() == 0 else (parameter.data_ptr(), parameter.device.index or 0)
+            )
             owner = owner_of.setdefault(memory, name)
             if owner != name:
                 raise InputError(
@@ -100,19 +103,6 @@ def _why(model: nn.Module, error: Exception) -> str:
             f"take the branch out of the part to be placed ({said})"
         )
     return f"{where} cannot be traced on example_inputs: {said}"
-
-
-@contextlib.contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """`model` in eval mode and without gradients; then every module is back in the mode it was in."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 @contextlib.contextmanager

@@ -67,11 +67,13 @@ class LocalSearch:
             limit and what was found is new.
         num_prices: changes of the prices, where limits are priced; annealings under custom constraints.
         seed: of every random choice.
+        start: the worker of each neuron to begin from, where a good placement is known.
     """
 
     steps_per_pair: int = 2000
     num_prices: int = 60
     seed: int = 0
+    start: tuple[int, ...] | None = None
     name: str = "local-search"
 
     def why_not(self, problem: LayerProblem, constraints: Sequence[Constraint] = ()) -> str | None:
@@ -93,6 +95,8 @@ class LocalSearch:
             if worker is None:
                 return infeasible_result(self, problem, run.watch, explain_infeasible(problem, run.watch.limits_left()))
             run.take_placement(worker, "placed once")
+            if self.start is not None:
+                run.take_placement(np.array(self.start, dtype=np.int64), "start")
             if problem.num_workers > 1 and constraints:
                 self._search_under_constraints(run, problem, constraints, limits)
             elif problem.num_workers > 1 and problem.message_rules:
@@ -115,7 +119,8 @@ class LocalSearch:
         pairs, timed = problem.num_neurons**2, limits.seconds is not None
         enough = self.steps_per_pair * pairs if timed else min(self.steps_per_pair * pairs, _STEPS_WITHOUT_CLOCK)
         longest = max(_FIRST_STEPS, _MOST_PER_PAIR * pairs)
-        steps, made, num_longest = _FIRST_STEPS, 0, 0
+        # A start that is known to be good is searched around first.
+        steps, made, num_longest = (_FIRST_STEPS, 0, 0) if self.start is None else (longest, 0, 1)
         while made < enough:
             objective, again = run.objective, num_longest % _LONGEST_PER_START > 0
             start = run.best_worker if again else _random_placement(problem, rng, run.watch)

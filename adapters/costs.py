@@ -1,0 +1,87 @@
+"""What each kernel of a network is worth, in shares of its layer's output energy (MATH.md, section 7).
+
+Shapes: N neurons, M channels, k weights of a kernel.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from adapters.adjust import norm_scale
+from adapters.calibrate import Moments, kernel_energy
+from adapters.covariance import LayerLoss
+from adapters.graph import Layer
+from adapters.kernels import matrix, present, sizes
+from formulations.errors import InputError, nearest
+
+KINDS = ("covariance", "activation", "magnitude")
+#: Above so many columns M·k the covariance of a layer's inputs is left out of account: choosing what is sent
+#: takes its square in memory, and its square for every message in time.
+MOST_COLUMNS = 2400
+
+
+@dataclass(frozen=True, eq=False)
+class LayerCosts:
+    """One layer's costs.
+
+    Attributes:
+        prune_cost: N×M; of zeroing a kernel, the others as they are.
+        loss: of sets of channels, the others refitted; None where kernels count one by one.
+    """
+
+    prune_cost: NDArray[np.float64]
+    loss: LayerLoss | None = None
+
+
+def check_kind(kind: str) -> None:
+    """Raises InputError where there are no such costs."""
+    if kind not in KINDS:
+        raise InputError(f"costs {kind!r} are unknown; {nearest(kind, KINDS)}")
+
+
+def layer_costs(model: nn.Module, layer: Layer, moments: Moments, kind: str) -> LayerCosts:
+    """The costs of one layer of `model`.
+
+    `magnitude`: |w|²/2. `activation`: half the energy of what the kernel adds to the neuron's output. `covariance`:
+    half its variance, since the bias makes up for the mean, and the loss of sets of channels with the others refitted.
+    Neurons count as they leave a BatchNorm that follows. All in shares of the outputs' variance.
+    """
+    module = model.get_submodule(layer.name)
+    weights, (_, _, kernel) = matrix(module), sizes(module)  # type: ignore[arg-type]
+    scale = row_scale(model, layer).to(weights.device)
+    variance = float((scale.square() * moments.target_variance).sum())
+    unit = variance if variance > 0 else 1.0
+    scaled = weights.double() * scale[:, None]
+    if kind == "magnitude":
+        cost = scaled.square().unflatten(1, (-1, kernel)).sum(dim=2).cpu().numpy() / float(scaled.square().sum() or 1.0)
+        return LayerCosts(cost / 2)
+    if kind == "activation":
+        return LayerCosts(kernel_energy(scaled, moments, kernel) / (2 * unit))
+    cost = kernel_energy(scaled, _centred(moments), kernel) / (2 * unit)
+    if scaled.shape[1] > MOST_COLUMNS:
+        return LayerCosts(cost)
+    own = present(module)  # type: ignore[arg-type]
+    loss = LayerLoss(
+        weights, moments.gram, kernel=kernel, row_scale=scale, unit=unit, present=None if own.all() else own
+    )
+    return LayerCosts(cost, loss)
+
+
+def row_scale(model: nn.Module, layer: Layer) -> Tensor:
+    """N, float64: what the BatchNorm behind a layer multiplies its neurons by; 1 without one."""
+    if layer.norm is None:
+        return torch.ones(layer.num_neurons, dtype=torch.float64)
+    return norm_scale(model.get_submodule(layer.norm)).detach().double()  # type: ignore[arg-type]
+
+
+def _centred(moments: Moments) -> Moments:
+    """Second moments about the mean."""
+    mean = moments.gram[-1]
+    return Moments(
+        moments.gram - torch.outer(mean, mean), moments.cross, moments.target_energy, moments.target_variance
+    )

@@ -1,0 +1,178 @@
+"""Where the neurons of a network go: one group after the other, then again with all others known.
+
+Shapes: U units of the network, N neurons and M channels of a layer, P workers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adapters.covariance import LayerLoss
+from adapters.extract import memory_left
+from adapters.graph import Group
+from adapters.network import Network
+from adapters.plan import PlanError
+from formulations.problem import LayerProblem
+from solvers.base import Limit, SolveResult
+from solvers.local_search import LocalSearch
+
+IntArray = NDArray[np.int64]
+#: Answers a problem, given the worker of each neuron in the best placement so far.
+Answer = Callable[[LayerProblem, IntArray | None], SolveResult]
+
+#: Sweeps go on while they gain, but no longer than this.
+_MOST_SWEEPS = 6
+#: A new placement counts if it saves more than this share of the total: less could be rounding.
+_LEAST_GAIN = 1e-9
+
+
+@dataclass(frozen=True, eq=False)
+class Placement:
+    """A placed network.
+
+    Attributes:
+        network: with the costs that hold around this placement.
+        worker: U.
+        losses: of the layers whose channels stand in for each other, scaled; those of others are `network.loss`.
+        interrupted: Ctrl-C came.
+    """
+
+    network: Network
+    worker: IntArray
+    losses: Mapping[int, float] = field(default_factory=dict)
+    interrupted: bool = False
+
+    @property
+    def total(self) -> float:
+        """Losses and sends of the whole network, scaled."""
+        layers = range(len(self.network.graph.layers))
+        lost = sum(self.losses.get(layer) or self.network.loss(layer, self.worker) for layer in layers)
+        return self.network.send_total(self.worker) + lost
+
+    def problem(self, group: Group) -> LayerProblem:
+        """The group's layer problem, all other groups as they are."""
+        network = self.network
+        return network.problem(group, self.worker, memory_left(network.graph, network.cluster, self.worker, group))
+
+
+class Placer:
+    """Places groups and takes what lowers the total of the network."""
+
+    def __init__(self, losses: Sequence[LayerLoss | None]) -> None:
+        """The losses of sets of channels, by layer; None where channels count one by one."""
+        self._losses = losses
+
+    def forward(self, network: Network, answer: Answer) -> Placement:
+        """One group after the other, later ones unknown.
+
+        Raises:
+            PlanError: a group has no assignment.
+        """
+        worker = network.start()
+        interrupted = False
+        for problem, result in self.problems(network, answer, worker):
+            interrupted |= result.limit is Limit.INTERRUPT
+            require(problem, result)
+        return self.seen(replace(Placement(network, worker), interrupted=interrupted))
+
+    def problems(
+        self, network: Network, answer: Answer, worker: IntArray
+    ) -> Iterator[tuple[LayerProblem, SolveResult]]:
+        """Each group's problem and answer, which goes into `worker` before the next is asked for."""
+        for group in network.graph.groups:
+            problem = Placement(network, worker).problem(group)
+            result = answer(problem, None)
+            yield problem, result
+            require(problem, result)
+            assert result.assignment is not None
+            worker[group.units] = result.assignment.worker
+
+    def improved(self, placed: Placement, answer: Answer, show: Callable[[str], None]) -> Placement:
+        """Sweeps backward and forward until nothing gains; each tries partial sums where inputs cross, and back."""
+        for sweep in range(_MOST_SWEEPS):
+            before = placed.total
+            groups = placed.network.graph.groups
+            for group in groups[::-1] if sweep % 2 == 0 else groups:
+                placed = self._better(placed, group, answer)
+                if placed.interrupted:
+                    return placed
+            for layer in range(len(placed.network.graph.layers)):
+                placed = self._other_mode(placed, layer, answer)
+                if placed.interrupted:
+                    return placed
+            show(f"sweep {sweep + 1}: total {placed.total / placed.network.scaling.scale:.6g}")
+            if placed.total >= before * (1 - _LEAST_GAIN):
+                break
+        return placed
+
+    def _better(self, placed: Placement, group: Group, answer: Answer) -> Placement:
+        """With the group placed anew, if that lowers the total."""
+        result = answer(placed.problem(group), placed.worker[group.units])
+        placed = replace(placed, interrupted=result.limit is Limit.INTERRUPT)
+        return placed if result.assignment is None else self.moved(placed, group, result.assignment.worker)
+
+    def moved(self, placed: Placement, group: Group, to: IntArray) -> Placement:
+        """With the group's units there, if that lowers the total; `placed` itself otherwise."""
+        if np.array_equal(placed.worker[group.units], to):
+            return placed
+        worker = placed.worker.copy()
+        worker[group.units] = to
+        return _cheaper(placed, self.seen(replace(placed, worker=worker)))
+
+    def _other_mode(self, placed: Placement, layer: int, answer: Answer) -> Placement:
+        """With the layer's partial sums crossing instead of its inputs, or back, if that lowers the total."""
+        network = placed.network
+        partials = list(network.partials)
+        partials[layer] ^= True
+        group = network.graph.groups[network.graph.group_of_layer[layer]]
+        other = self.seen(replace(placed, network=replace(network, partials=tuple(partials))))
+        return _cheaper(placed, self._better(other, group, answer))
+
+    def seen(self, placed: Placement) -> Placement:
+        """With the costs that hold around its placement, where channels stand in for each other."""
+        network, losses = placed.network, {}
+        for index in range(len(network.graph.activations)):
+            free = np.zeros((network.graph.activations[index].num_channels, network.cluster.num_workers), dtype=bool)
+            for layer in network.graph.readers[index]:
+                loss = self._losses[layer]
+                if loss is None or network.partials[layer]:
+                    continue
+                scale = network.scaling.scale
+                at, owner = (
+                    placed.worker[network.graph.layers[layer].unit],
+                    placed.worker[network.graph.activations[index].unit],
+                )
+                price = network.send_cost(index)[np.arange(owner.size), owner] / scale
+                # What a reader before it sends anyway costs nothing more.
+                choice = loss.choose(at, owner, np.where(free, 0.0, price), free)
+                free |= choice.sent
+                losses[layer] = scale * float(choice.loss[np.arange(at.size), at].sum())
+                network = network.with_costs(layer, np.rint(choice.cost * scale).astype(np.int64), 0)
+        return replace(placed, network=network, losses=losses)
+
+
+def quick(seed: int, steps_per_pair: int) -> Answer:
+    """Local search of so many steps: the same answer every time."""
+
+    def answer(problem: LayerProblem, start: IntArray | None) -> SolveResult:
+        begin = None if start is None else tuple(int(worker) for worker in start)
+        return LocalSearch(steps_per_pair, seed=seed, start=begin).solve(problem)
+
+    return answer
+
+
+def require(problem: LayerProblem, result: SolveResult) -> None:
+    """Raises PlanError where there is no assignment."""
+    if result.assignment is None:
+        limit = f" ({result.limit.value})" if result.limit else ""
+        reasons = "; ".join(result.messages) or "no assignment; give more time"
+        raise PlanError(f"layer {problem.name!r}: {result.termination.value}{limit}: {reasons}")
+
+
+def _cheaper(placed: Placement, other: Placement) -> Placement:
+    best = other if other.total < placed.total * (1 - _LEAST_GAIN) else placed
+    return replace(best, interrupted=other.interrupted) if best.interrupted != other.interrupted else best
