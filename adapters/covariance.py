@@ -39,6 +39,7 @@ class LayerLoss:
         matrix: Tensor,
         gram: Tensor,
         *,
+        cross: Tensor | None = None,
         kernel: int = 1,
         row_scale: Tensor | None = None,
         unit: float = 1.0,
@@ -50,6 +51,9 @@ class LayerLoss:
         Args:
             matrix: N×(M·k), input-major: input j has the columns j·k … (j+1)·k.
             gram: E[x xᵀ] of the M·k columns, (M·k)²; one row and column more stand for a constant 1, the bias.
+            cross: E[x yᵀ], as many rows as `gram` and N columns, where the outputs y to keep to are not what `matrix`
+                says of x: x from the network as changed so far, y from the original. The loss is then what comes on
+                top of what all inputs together cannot say. Without it, errors of earlier layers are not made up for.
             kernel: k.
             row_scale: N, s; None = 1.
             unit: what a loss of 1 is in the units of `matrix` and `gram`: the layer's output energy, say.
@@ -60,19 +64,28 @@ class LayerLoss:
         Raises:
             InputError: shapes that do not fit together, numbers that are not finite, or a unit that is not positive.
         """
-        width = matrix.shape[1]
-        _refuse_misfit(matrix, gram, kernel, unit)
-        self._kernel, self._num_inputs = kernel, width // kernel
-        rows = matrix.detach().to(gram.device, torch.float64) / math.sqrt(2 * unit)
-        if row_scale is not None:
-            rows = rows * row_scale.detach().to(rows)[:, None]
-        covariance, varies = _covariance(gram.detach().double(), width, ridge)
-        self._rows, self._covariance = torch.where(varies, rows, 0), covariance
-        kinds = np.ones((1, self._num_inputs), dtype=bool)
-        kind_of = np.zeros(len(rows), dtype=np.int64)
+        _refuse_misfit(matrix, gram, cross, kernel, unit)
+        self._kernel, self._num_inputs = kernel, matrix.shape[1] // kernel
+        gram, rows = gram.detach().double(), matrix.detach().to(gram.device, torch.float64)
+        self._covariance, varies = _covariance(gram, rows.shape[1], ridge)
+        kinds, kind_of = np.ones((1, self._num_inputs), dtype=bool), np.zeros(len(rows), dtype=np.int64)
         if present is not None:
             kinds, kind_of = np.unique(present, axis=0, return_inverse=True)
         self._kinds = [(np.flatnonzero(kind_of.ravel() == n), np.flatnonzero(kind)) for n, kind in enumerate(kinds)]
+        self._rows = torch.where(varies, rows, 0)
+        if cross is not None:
+            self._follow(torch.where(varies[:, None], _central(gram, cross.detach().to(gram), rows.shape[1]), 0))
+        scale = torch.ones(len(rows)) if row_scale is None else row_scale.detach()
+        self._rows *= scale.to(rows)[:, None] / math.sqrt(2 * unit)
+
+    def _follow(self, wanted: Tensor) -> None:
+        """Rows become those that follow the targets best; `wanted` is (M·k)×N, the covariances with them."""
+        for neurons, covariance, rows, inputs in self._parts(np.arange(len(self._rows))):
+            columns, chosen = _columns(inputs, self._kernel).to(rows.device), torch.from_numpy(neurons).to(rows.device)
+            # Solved for the change, so that the ridge pulls towards what the rows are.
+            missing = wanted[columns[:, None], chosen] - covariance @ rows.T
+            change = torch.cholesky_solve(missing, torch.linalg.cholesky(covariance))
+            self._rows[chosen[:, None], columns] = rows + change.T
 
     def of_rows(self, at_hand: BoolArray) -> NDArray[np.float64]:
         """N×P: the loss of each row on each worker, with `at_hand` (M×P) to draw from."""
@@ -218,17 +231,20 @@ class _Swept:
         return self._total
 
 
-def _refuse_misfit(matrix: Tensor, gram: Tensor, kernel: int, unit: float) -> None:
+def _refuse_misfit(matrix: Tensor, gram: Tensor, cross: Tensor | None, kernel: int, unit: float) -> None:
     """Raises InputError for what is no layer with its moments."""
     width = matrix.shape[1]
     if width % kernel or gram.shape not in {(width, width), (width + 1, width + 1)}:
         raise InputError(
             f"a matrix of {width} columns in kernels of {kernel} does not fit second moments {tuple(gram.shape)}"
         )
+    if cross is not None and cross.shape != (len(gram), len(matrix)):
+        raise InputError(f"moments with the outputs are {tuple(cross.shape)}; give {(len(gram), len(matrix))}")
     if not (math.isfinite(unit) and unit > 0):
         raise InputError(f"the unit of losses is {unit}; it must be finite and > 0")
-    if not (bool(torch.isfinite(matrix).all()) and bool(torch.isfinite(gram).all())):
-        raise InputError("weights or second moments hold NaN or infinite values; give finite ones")
+    given = (matrix, gram) if cross is None else (matrix, gram, cross)
+    if not all(bool(torch.isfinite(numbers).all()) for numbers in given):
+        raise InputError("weights or moments hold NaN or infinite values; give finite ones")
 
 
 def _columns(inputs: NDArray[np.int64], kernel: int) -> Tensor:
@@ -242,11 +258,16 @@ def _without(covariance: Tensor, there: Tensor, missing: Tensor) -> Tensor:
     return covariance[missing[:, None], missing] - explained.T @ explained
 
 
+def _central(gram: Tensor, moments: Tensor, width: int) -> Tensor:
+    """Moments with the first `width` columns, around the mean if a constant comes after them."""
+    if len(gram) == width:
+        return moments.clone()
+    return moments[:width] - torch.outer(gram[:width, width], moments[width]) / gram[width, width]
+
+
 def _covariance(gram: Tensor, width: int, ridge: float) -> tuple[Tensor, Tensor]:
     """(M·k)² and M·k: covariance with its ridge, around the mean if the bias is refitted; which columns vary."""
-    covariance, energy = gram[:width, :width].clone(), gram.diagonal()[:width]
-    if len(gram) > width:
-        covariance -= torch.outer(gram[:width, width], gram[width, :width]) / gram[width, width]
+    covariance, energy = _central(gram, gram[:, :width], width), gram.diagonal()[:width]
     varies = covariance.diagonal() > _CONSTANT * energy
     # Constant columns say nothing that the bias does not. In units of their own, so that none counts as degenerate.
     covariance = torch.where(varies[:, None] & varies, covariance, 0)

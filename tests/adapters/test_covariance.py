@@ -138,6 +138,34 @@ def test_losses_are_those_of_least_squares(kernel: int, grouped: bool) -> None:
 
 
 @KINDS
+def test_losses_of_a_changed_network_follow_the_original_outputs(kernel: int, grouped: bool) -> None:
+    """Inputs are not what they were: against least squares to the old outputs, but for what no inputs can say."""
+    layer = _layer(4, kernel, grouped=grouped)
+    rng = np.random.default_rng(0)
+    original = layer.inputs @ rng.normal(size=(layer.inputs.shape[1],) * 2) + rng.normal(size=layer.inputs.shape)
+    targets = original @ layer.matrix.T + 3
+    extended = np.hstack([layer.inputs, np.ones((len(targets), 1))])
+    cross = torch.from_numpy(extended.T @ targets / len(targets))
+    loss = LayerLoss(
+        torch.from_numpy(layer.matrix),
+        _gram(layer.inputs),
+        cross=cross,
+        kernel=kernel,
+        present=layer.present,
+        ridge=1e-11,
+    )
+
+    def left(neuron: int, at_hand: NDArray[np.bool_]) -> float:
+        there = at_hand if layer.present is None else at_hand & layer.present[neuron]
+        used = extended[:, [*np.flatnonzero(np.repeat(there, kernel)), -1]]
+        fitted = used @ np.linalg.lstsq(used, targets[:, neuron], rcond=None)[0]
+        return float(np.square(fitted - targets[:, neuron]).mean() / 2)
+
+    expected = [[left(i, layer.own[:, p]) - left(i, np.ones(5, dtype=bool)) for p in range(2)] for i in range(6)]
+    np.testing.assert_allclose(loss.of_rows(layer.own), expected, rtol=1e-6, atol=1e-8)
+
+
+@KINDS
 def test_costs_are_differences_of_losses(kernel: int, grouped: bool) -> None:
     """Each input alone enters or leaves, the row is refitted; kernels that a row does not have cost nothing."""
     layer = _layer(2, kernel, grouped=grouped)
@@ -233,6 +261,7 @@ def test_a_layer_without_variance_loses_nothing() -> None:
     [
         ({"gram": torch.eye(5)}, r"3 columns in kernels of 1 does not fit second moments \(5, 5\)"),
         ({"kernel": 2}, "kernels of 2"),
+        ({"cross": torch.ones(2, 3)}, r"\(2, 3\); give \(3, 2\)"),
         ({"unit": 0.0}, "unit of losses is 0.0"),
         ({"gram": torch.full((3, 3), torch.nan)}, "NaN"),
     ],
