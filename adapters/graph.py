@@ -162,6 +162,14 @@ class LayerGraph:
         return found
 
     @functools.cached_property
+    def place_in_group(self) -> IntArray:
+        """U; which of its group's units each unit is, −1 for those in none."""
+        found = np.full(self.num_units, -1, dtype=np.int64)
+        for group in self.groups:
+            found[group.units] = np.arange(group.units.size)
+        return found
+
+    @functools.cached_property
     def readers(self) -> tuple[tuple[int, ...], ...]:
         """The layers that read each activation."""
         return tuple(

@@ -241,6 +241,10 @@ class Partitioner:
                     message=f"{layer.name} (partial sums)" if network.partials[index] else read.name,
                     worker=worker[layer.unit],
                     input_worker=worker[read.unit],
+                    unit=self.graph.place_in_group[layer.unit],
+                    message_bytes=np.full(layer.num_neurons, layer.partial_bytes)
+                    if network.partials[index]
+                    else read.bytes,
                     kept=kept,
                     partials=network.partials[index],
                     relative_error=error,

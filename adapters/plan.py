@@ -57,6 +57,8 @@ class LayerPlan:
         message: the name under which its inputs, or partial sums, cross.
         worker: N.
         input_worker: M; where its inputs live.
+        unit: N; which of its group's units each neuron is, by row of the group's problem.
+        message_bytes: of each of its messages, per example: M, or N where partial sums cross.
         kept: N×M; the kernels that stay.
         partials: whether partial sums cross instead of inputs.
         relative_error: squared error of its outputs that is left, in shares of their variance, on the
@@ -68,6 +70,8 @@ class LayerPlan:
     message: str
     worker: IntArray
     input_worker: IntArray
+    unit: IntArray
+    message_bytes: IntArray
     kept: NDArray[np.bool_]
     partials: bool
     relative_error: float

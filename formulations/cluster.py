@@ -122,9 +122,14 @@ class Cluster:
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise InputError(f"{path}: not a TOML file: {error}") from None
         try:
-            return _from_table(table)
+            return cls.from_table(table)
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
+
+    @classmethod
+    def from_table(cls, table: Mapping[str, Any]) -> Cluster:
+        """The cluster of a TOML file with this content. Raises InputError as `read` does."""
+        return _from_table(table)
 
     def to_table(self) -> dict[str, Any]:
         """The content of the TOML file, every link listed; plain numbers, strings and lists."""
