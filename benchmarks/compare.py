@@ -4,7 +4,7 @@
 
 trains a small network on handwritten digits (once, cached), places each of its layers on four
 workers by every method, and prints objective, proven lower bound, gap, bytes sent and weights kept
-per layer, and accuracy for the whole network.
+per layer, and accuracy for the whole network, layer by layer and with sweeps over all of it.
 """
 
 from __future__ import annotations
@@ -52,11 +52,15 @@ def _parser() -> Parser:
         action="append",
         default=[],
         metavar="NAME",
-        help="a method to compare with the baselines, may be repeated (default: highs); 'list' prints all",
+        help="a method to compare with the baselines, may be repeated (default: highs); 'list' prints all. A model "
+        "gets a row of it with sweeps too: all layers placed again with the others known, until that gains nothing",
     )
     what = parser.add_mutually_exclusive_group()
     what.add_argument(
-        "--model", default="digits-mlp", metavar="NAME", help="digits-mlp (default), or package.module:factory"
+        "--model",
+        default="digits-mlp",
+        metavar="NAME",
+        help="digits-mlp (default), digits-cnn, or package.module:factory",
     )
     what.add_argument(
         "--problem", action="append", metavar="FILE", help="a layer problem (.npz) instead of a model, may be repeated"
@@ -72,6 +76,12 @@ def _parser() -> Parser:
         action="append",
         metavar="package.module:factory",
         help="makes custom constraints of a layer problem, may be repeated; see docs/constraints.md",
+    )
+    parser.add_argument(
+        "--costs",
+        metavar="KIND",
+        help="what a weight of the model is worth, in all rows: covariance, activation or magnitude "
+        "(default: activation layer by layer, covariance with sweeps)",
     )
     parser.add_argument("--price", type=float, metavar="X", help="cost of a byte, in shares of a layer's output energy")
     parser.add_argument(
@@ -113,9 +123,11 @@ def _check(arguments: argparse.Namespace) -> None:
         raise InputError("--out is empty; give a folder")
     if arguments.price is not None and not 0 <= arguments.price < float("inf"):
         raise InputError(f"--price is {arguments.price}; give a finite number >= 0")
-    of_model = (arguments.workers, arguments.cluster, arguments.price)
+    of_model = (arguments.workers, arguments.cluster, arguments.price, arguments.costs)
     if arguments.problem and any(value is not None for value in of_model):
-        raise InputError("--workers, --cluster and --price go with a model; a --problem has its own workers and costs")
+        raise InputError(
+            "--workers, --cluster, --price and --costs go with a model; a --problem has its own workers and costs"
+        )
 
 
 def _taken(arguments: argparse.Namespace) -> dict[Path, str]:
@@ -161,7 +173,7 @@ def _run(argv: Sequence[str] | None) -> int:
             else:
                 from benchmarks.model_comparison import compare_model
 
-                compare_model(comparison, arguments.model, cluster, arguments.price)
+                compare_model(comparison, arguments.model, cluster, arguments.price, arguments.costs)
         except (InputError, KeyboardInterrupt) as stop:
             if not comparison.rows:
                 raise
@@ -179,6 +191,7 @@ def _prepared(arguments: argparse.Namespace) -> Comparison:
     guests = [name for name in GUESTS if name not in asked and SOLVERS[name].why_unavailable() is None]
     return Comparison(
         methods=list(dict.fromkeys([*BASELINES, *guests, *asked])),
+        asked=list(dict.fromkeys(asked)),
         guests=frozenset(guests),
         limits=SolveLimits(seconds=arguments.time_limit),
         seed=arguments.seed,

@@ -46,6 +46,7 @@ class Comparison:
 
     Attributes:
         methods: in the order they run.
+        asked: those of the methods that somebody asked for by name.
         guests: those of the methods that nobody asked for; they take part where they can, and are not mentioned
             where they cannot.
         limits: of each method on each problem.
@@ -65,6 +66,7 @@ class Comparison:
     seed: int
     out: Path | None
     show: Callable[[str], None] = lambda text: None
+    asked: Sequence[str] = ()
     guests: frozenset[str] = frozenset()
     factories: Sequence[UserFunction] = ()
     taken: Mapping[Path, str] = field(default_factory=dict)
@@ -74,7 +76,7 @@ class Comparison:
     notes: list[str] = field(default_factory=list)
     interrupted: bool = False
     bad_input: InputError | None = None
-    _answers: dict[tuple[str, str, str], SolveResult] = field(default_factory=dict)
+    _answers: dict[tuple[str, str, str, SolveLimits], SolveResult] = field(default_factory=dict)
     _constraints: dict[tuple[str, str], tuple[Constraint, ...]] = field(default_factory=dict)
 
     def check_names(self, names: Sequence[str]) -> None:
@@ -130,8 +132,11 @@ class Comparison:
             with _naming(problem):
                 rehearse(problem, constraints, with_rows)
 
-    def answer(self, problem: LayerProblem, method: str) -> SolveResult:
+    def answer(self, problem: LayerProblem, method: str, limits: SolveLimits | None = None) -> SolveResult:
         """The method's result on the problem, solved once.
+
+        Args:
+            limits: others than the comparison's.
 
         Raises:
             UnsupportedError: the method cannot take the problem.
@@ -139,7 +144,8 @@ class Comparison:
             SolverError: the method failed or contradicted itself.
         """
         # A factory may go by a problem's name, which is no part of its digest.
-        key = (problem.name if self.factories else "", problem.digest, method)
+        limits = limits or self.limits
+        key = (problem.name if self.factories else "", problem.digest, method, limits)
         if key not in self._answers:
 
             def report(step: Progress) -> None:
@@ -149,7 +155,7 @@ class Comparison:
             solver = get(method, self.seed)
             constraints = self.constraints(problem)
             with _naming(problem):
-                self._answers[key] = solver.solve(problem, constraints=constraints, limits=self.limits, report=report)
+                self._answers[key] = solver.solve(problem, constraints=constraints, limits=limits, report=report)
         return self._answers[key]
 
     def compare(self, problem: LayerProblem) -> SolveResult | None:

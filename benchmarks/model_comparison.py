@@ -1,40 +1,96 @@
-"""Every method on every layer of a model, and every method's own network."""
+"""Every method on every layer of a model, every method's own network, and what sweeps over the network add."""
 
 from __future__ import annotations
 
 import contextlib
-from dataclasses import replace
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from adapters.apply import apply_plan
+from adapters.costs import check_kind
 from adapters.partition import DEFAULT_PRICES, Partitioner
-from adapters.plan import PlanError
+from adapters.plan import PartitionPlan, PlanError
 from benchmarks.comparison import REFUSALS, Comparison
 from benchmarks.models.base import BenchmarkModel, load_model
 from benchmarks.rows import ModelRow
 from formulations.cluster import Cluster
 from formulations.problem import LayerProblem
-from solvers.base import Limit, SolverError, SolveResult
+from solvers.base import Limit, SolveLimits, SolverError, SolveResult
 from solvers.contiguous import Contiguous
+
+#: What a weight is worth. Layer by layer it is what does not depend on the placement, so that all methods meet the
+#: same problems; with sweeps it is what the tool does by default.
+_LAYER_COSTS, _SWEEP_COSTS = "activation", "covariance"
+#: With sweeps a layer is answered in up to so many rounds, which share its time.
+_ROUNDS = 3
 
 
 class _NoAnswerError(Exception):
     """A layer has no answer to carry on from, which its rows say, or Ctrl-C came."""
 
 
-def compare_model(comparison: Comparison, name: str, cluster: Cluster, price: float | None) -> None:
-    """Layer rows on shared problems, then a whole-network row for each method by itself.
+@dataclass(frozen=True, eq=False)
+class _Subject:
+    """A model to be placed.
+
+    Attributes:
+        costs: what a weight is worth in all rows; None for what each kind of row does by itself.
+    """
+
+    bench: BenchmarkModel
+    cluster: Cluster
+    price: float | None
+    costs: str | None
+
+    def partitioner(self, costs: str, comparison: Comparison) -> Partitioner:
+        """The model with these costs, where no others were asked for. Raises InputError."""
+        prices = DEFAULT_PRICES if self.price is None else replace(DEFAULT_PRICES, per_byte=self.price)
+        return Partitioner(
+            self.bench.model, self.bench.example, self.bench.calibration, self.cluster, prices,
+            costs=self.costs or costs, seed=comparison.seed, show=comparison.show,
+        )  # fmt: skip
+
+    def row(self, method: str, plan: PartitionPlan) -> ModelRow:
+        """What the plan makes of the model."""
+        bench = self.bench
+        logits = bench.logits(apply_plan(bench.model, plan))
+        unadjusted = bench.logits(apply_plan(bench.model, plan, adjusted=False))
+        return ModelRow(
+            model=bench.name,
+            method=method,
+            costs=str(plan.settings["costs"]),
+            accuracy=bench.accuracy(logits),
+            accuracy_unadjusted=bench.accuracy(unadjusted),
+            accuracy_original=bench.accuracy(bench.logits(bench.model)),
+            output_error=bench.output_error(logits),
+            output_error_unadjusted=bench.output_error(unadjusted),
+            bytes_sent=plan.bytes_sent,
+            bytes_direct=plan.bytes_direct,
+            objective=plan.objective,
+        )
+
+
+def compare_model(
+    comparison: Comparison, name: str, cluster: Cluster, price: float | None, costs: str | None = None
+) -> None:
+    """Layer rows on shared problems, then whole-network rows of each method by itself.
+
+    Args:
+        price: of a byte; None for the default.
+        costs: what a weight is worth in all rows; None for what each kind of row does by itself.
 
     Raises:
         InputError: a model that cannot be used, layers whose files would share a path, or a factory or a
             constraint of its fails.
     """
+    if costs is not None:
+        check_kind(costs)  # before anything is trained
     comparison.show(f"model {name}")
-    bench = load_model(name)
-    prices = DEFAULT_PRICES if price is None else replace(DEFAULT_PRICES, per_byte=price)
-    comparison.show(f"model {name}: calibration")
-    partitioner = Partitioner(bench.model, bench.calibration, cluster, prices)
-    comparison.check_names([layer.name for layer in partitioner.layers])
-    bench.check()
+    subject = _Subject(load_model(name), cluster, price, costs)
+    partitioner = subject.partitioner(_LAYER_COSTS, comparison)
+    comparison.check_names(partitioner.group_names)
+    subject.bench.check()
     if comparison.factories:
         _rehearse(comparison, partitioner)
     try:
@@ -44,7 +100,8 @@ def compare_model(comparison: Comparison, name: str, cluster: Cluster, price: fl
     except PlanError as error:
         comparison.failures.append(str(error))
         return
-    _compare_networks(comparison, bench, partitioner)
+    _compare_networks(comparison, subject, partitioner)
+    _compare_sweeps(comparison, subject)
     if not comparison.models and not comparison.failures:
         comparison.failures.append(f"model {name!r}: no method can take all of its layers; the notes say why")
 
@@ -84,50 +141,54 @@ def _compare_layers(comparison: Comparison, partitioner: Partitioner) -> None:
     list(partitioner.problems(best))
 
 
-def _compare_networks(comparison: Comparison, bench: BenchmarkModel, partitioner: Partitioner) -> None:
-    """A row for each method that finds a placement for every layer; a line that says why for the others."""
+def _compare_networks(comparison: Comparison, subject: _Subject, partitioner: Partitioner) -> None:
+    """Each method's own network, from layer to layer."""
     for method in comparison.methods:
-        if comparison.interrupted:
-            return
-        try:
-            comparison.models.append(_model_row(comparison, bench, partitioner, method))
-        except REFUSALS as error:
-            if method not in comparison.guests:
-                comparison.notes.append(f"{method} has no whole-network row: {error}")
-        except PlanError as error:
-            # Nobody asked for a guest, so that it ran out of time is no failure of the run.
-            lines = comparison.notes if method in comparison.guests else comparison.failures
-            lines.append(f"{method}: {error}")
-        except SolverError as error:
-            comparison.failures.append(f"{method}: {error}")
+        answer = _answer(comparison, method, comparison.limits)
+        _add_row(comparison, subject, method, method, functools.partial(partitioner.plan, answer))
 
 
-def _model_row(comparison: Comparison, bench: BenchmarkModel, partitioner: Partitioner, method: str) -> ModelRow:
-    """The whole network as the method places it from layer to layer.
+def _compare_sweeps(comparison: Comparison, subject: _Subject) -> None:
+    """The networks of the methods that were asked for, every layer placed with all others known."""
+    if comparison.factories:
+        comparison.notes.append("no rows with sweeps: they know no custom constraints")
+        return
+    if comparison.interrupted:
+        return
+    seconds = comparison.limits.seconds
+    limits = replace(comparison.limits, seconds=None if seconds is None else seconds / _ROUNDS)
+    partitioner = subject.partitioner(_SWEEP_COSTS, comparison)
+    for method in comparison.asked:
+        answer = _answer(comparison, method, limits)
+        make = functools.partial(partitioner.plan, answer, sweeps=True)
+        _add_row(comparison, subject, f"{method} + sweeps", method, make)
 
-    Raises:
-        UnsupportedError, MissingPackageError, SolverError: as `Comparison.answer`, on one of the layers.
-        PlanError: the method finds no assignment for a layer.
-    """
+
+def _answer(comparison: Comparison, method: str, limits: SolveLimits) -> Callable[[LayerProblem], SolveResult]:
+    """The method's answers to the problems of a plan; they raise what `Comparison.answer` raises."""
 
     def solve_layer(problem: LayerProblem) -> SolveResult:
-        result = comparison.answer(problem, method)
+        result = comparison.answer(problem, method, limits)
         comparison.interrupted |= result.limit is Limit.INTERRUPT
         return result
 
-    plan = partitioner.plan(solve_layer)
-    logits = bench.logits(apply_plan(bench.model, plan))
-    unadjusted = bench.logits(apply_plan(bench.model, plan, adjusted=False))
-    return ModelRow(
-        model=bench.name,
-        method=method,
-        accuracy=bench.accuracy(logits),
-        accuracy_unadjusted=bench.accuracy(unadjusted),
-        accuracy_original=bench.accuracy(bench.logits(bench.model)),
-        output_error=bench.output_error(logits),
-        output_error_unadjusted=bench.output_error(unadjusted),
-        bytes_sent=plan.bytes_sent,
-        bytes_direct=plan.bytes_direct,
-        objective=plan.objective,
-        scale=plan.layers[0].problem.scale,
-    )
+    return solve_layer
+
+
+def _add_row(
+    comparison: Comparison, subject: _Subject, name: str, method: str, plan: Callable[[], PartitionPlan]
+) -> None:
+    """The row of a method's plan; a line that says why where it has none. Nothing after Ctrl-C."""
+    if comparison.interrupted:
+        return
+    try:
+        comparison.models.append(subject.row(name, plan()))
+    except REFUSALS as error:
+        if method not in comparison.guests:
+            comparison.notes.append(f"{name} has no whole-network row: {error}")
+    except PlanError as error:
+        # Nobody asked for a guest, so that it ran out of time is no failure of the run.
+        lines = comparison.notes if method in comparison.guests else comparison.failures
+        lines.append(f"{name}: {error}")
+    except SolverError as error:
+        comparison.failures.append(f"{name}: {error}")

@@ -51,10 +51,14 @@ class Row:
 
 @dataclass(frozen=True)
 class ModelRow:
-    """One method on a whole network; `unadjusted` is the same plan with the kept weights as they were."""
+    """One method on a whole network; `unadjusted` is the same plan with the kept weights as they were.
+
+    The objective is in shares of output energy, by the costs that are named: other costs, other objectives.
+    """
 
     model: str
     method: str
+    costs: str
     accuracy: float
     accuracy_unadjusted: float
     accuracy_original: float
@@ -62,8 +66,7 @@ class ModelRow:
     output_error_unadjusted: float
     bytes_sent: int
     bytes_direct: int
-    objective: int
-    scale: float
+    objective: float
 
 
 def bare_row(

@@ -46,9 +46,9 @@ def layer_table(rows: Sequence[Row]) -> Table:
 
 
 def model_table(rows: Sequence[ModelRow]) -> Table:
-    """Whole networks, each method carrying its own placements from layer to layer."""
+    """Whole networks, each method carrying its own placements from layer to layer; objectives by the named costs."""
     table = Table(title="Whole network: each method from layer to layer by itself", title_justify="left")
-    for name in ("model", "method"):
+    for name in ("model", "method", "costs"):
         table.add_column(name, no_wrap=True, max_width=_LONGEST_NAME)
     for name in ("bytes", "of direct", "accuracy", "unadjusted", "original", "output error", "unadjusted", "objective"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -56,6 +56,7 @@ def model_table(rows: Sequence[ModelRow]) -> Table:
         table.add_row(
             Text(row.model),
             row.method,
+            row.costs,
             _count(row.bytes_sent),
             _share(row.bytes_sent / max(1, row.bytes_direct), 1),
             _share(row.accuracy, 2),
@@ -63,7 +64,7 @@ def model_table(rows: Sequence[ModelRow]) -> Table:
             _share(row.accuracy_original, 2),
             _share(row.output_error, 2),
             _share(row.output_error_unadjusted, 2),
-            _cost(row.objective, row.scale, False),
+            f"{row.objective:.6f}",
         )
     return table
 

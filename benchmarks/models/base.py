@@ -36,6 +36,16 @@ class BenchmarkModel:
     test_inputs: Tensor
     test_labels: Tensor
 
+    @property
+    def example(self) -> Tensor:
+        """A batch of inputs. Raises InputError where there is none."""
+        try:
+            return self.calibration[0]
+        except (IndexError, KeyError, TypeError) as error:
+            raise InputError(
+                f"model {self.name!r}: calibration has no batches ({error}); give a list of them"
+            ) from None
+
     def check(self) -> None:
         """Raises InputError where the model cannot be judged by the held-back split."""
         try:

@@ -13,9 +13,11 @@ from torch import Tensor, nn
 
 from adapters import PartitionPlan, apply_plan, partition_model
 from adapters.calibrate import measure
-from adapters.extract import Prices, common_scale, contiguous_owners, memory_after, neuron_shares, weight_costs
-from adapters.graph import layers_of
-from adapters.plan import PlanError
+from adapters.costs import layer_costs
+from adapters.extract import Prices, memory_left, neuron_shares
+from adapters.graph import layer_graph
+from adapters.partition import Partitioner
+from adapters.plan import LayerPlan, PlanError
 from formulations import Cluster, InputError
 
 
@@ -29,11 +31,14 @@ def _data(seed: int = 1) -> Tensor:
     return torch.randn(128, 9)
 
 
-def _plan(cluster: Cluster, price: float = 1e-3, solver: str = "alternation", **prices: float) -> PartitionPlan:
-    data = _data()
-    return partition_model(
-        _network(), data[:2], cluster, solver=solver, calibration=data.split(32), prices=Prices(price, **prices)
-    )
+def _planned(model: nn.Module, data: Tensor, cluster: Cluster, prices: Prices, **options: Any) -> PartitionPlan:
+    """From layer to layer by `alternation` and activation costs, unless the options say otherwise."""
+    options = {"solver": "alternation", "costs": "activation", "sweeps": False, **options}
+    return partition_model(model, data[:2], cluster, calibration=data.split(32), prices=prices, **options)
+
+
+def _plan(cluster: Cluster, price: float = 1e-3, **prices: float) -> PartitionPlan:
+    return _planned(_network(), _data(), cluster, Prices(price, **prices))
 
 
 def _cluster(num_workers: int, speeds: list[float] | None = None, memory: list[int] | None = None) -> Cluster:
@@ -47,32 +52,49 @@ def _cluster(num_workers: int, speeds: list[float] | None = None, memory: list[i
     )
 
 
-def _by_workers(model: nn.Sequential, plan: PartitionPlan, data: Tensor) -> tuple[Tensor, int]:
+def _by_workers(model: nn.Module, plan: PartitionPlan, data: Tensor) -> tuple[Tensor, int]:
     """Outputs and bytes per example of P workers that only see what they hold or are sent; plain loops."""
-    modules = dict(model.named_modules())
     activations, total = data.double(), 0
     after = {"0": torch.relu, "2.0": torch.tanh, "3": lambda x: x}
     for layer in plan.layers:
-        module, problem, assignment = modules[layer.name], layer.problem, layer.evaluation.assignment
+        module = model.get_submodule(layer.name)
         assert isinstance(module, nn.Linear)
-        outputs = torch.zeros(len(data), module.out_features, dtype=torch.float64)
-        for p in range(problem.num_workers):
-            inbox = [j for j in range(problem.num_inputs) if assignment.sent is not None and assignment.sent[j, p]]
-            total += 4 * len(inbox)
-            at_hand = [j for j in range(problem.num_inputs) if problem.input_worker[j] == p or j in inbox]
-            for i in np.flatnonzero(assignment.worker == p):
-                weights = module.weight[i, at_hand].double()
-                outputs[:, i] = activations[:, at_hand] @ weights + module.bias[i].double()
+        outputs = module.bias.double().expand(len(data), -1).clone()
+        for p in range(plan.cluster.num_workers):
+            add = _partial_sums_of if layer.partials else _sums_at
+            total += add(outputs, p, layer, activations, module.weight.double())
         activations = after[layer.name](outputs)
     return activations, total
 
 
+def _sums_at(outputs: Tensor, p: int, layer: LayerPlan, activations: Tensor, weight: Tensor) -> int:
+    """Add what worker p computes of its own neurons, from its own inputs and those it is sent; their bytes."""
+    mine = np.flatnonzero(layer.worker == p)
+    needed = layer.kept[mine].any(axis=0)
+    outputs[:, mine] += activations[:, needed] @ weight[mine][:, needed].T
+    return int(layer.message_bytes[needed & (layer.input_worker != p)].sum())
+
+
+def _partial_sums_of(outputs: Tensor, p: int, layer: LayerPlan, activations: Tensor, weight: Tensor) -> int:
+    """Add what worker p computes of everybody's neurons from its own inputs; the bytes of what it sends."""
+    mine = layer.input_worker == p
+    has = layer.kept[:, mine].any(axis=1)
+    outputs[:, has] += activations[:, mine] @ weight[has][:, mine].T
+    return int(layer.message_bytes[has & (layer.worker != p)].sum())
+
+
 @pytest.mark.parametrize("cluster", [Cluster.equal(3), _cluster(4, [3.0, 1.0, 1.0, 2.0]), Cluster.equal(1)])
-def test_applied_module_computes_what_workers_compute_from_what_they_are_sent(cluster: Cluster) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"sweeps": True}, {"sweeps": True, "costs": "covariance"}],
+    ids=["layer by layer", "sweeps", "covariance"],
+)
+def test_applied_module_computes_what_workers_compute_from_what_they_are_sent(
+    options: dict[str, Any], cluster: Cluster
+) -> None:
     """The adjusted module equals a worker-by-worker simulation, whose messages are the predicted bytes."""
-    plan, data = _plan(cluster), _data(5)
+    plan, data = _planned(_network(), _data(), cluster, Prices(1e-3), **{**options, "solver": "local-search"}), _data(5)
     applied = apply_plan(_network(), plan)
-    assert isinstance(applied, nn.Sequential)
     with torch.no_grad():
         wanted, num_bytes = _by_workers(applied, plan, data)
         torch.testing.assert_close(applied(data).double(), wanted, atol=1e-5, rtol=1e-5)
@@ -83,9 +105,10 @@ def test_applied_module_computes_what_workers_compute_from_what_they_are_sent(cl
 def test_placement_is_carried_to_the_next_layer() -> None:
     """A layer's inputs live where the layer before put its neurons, the network's own in equal stretches."""
     plan = _plan(Cluster.equal(3))
-    np.testing.assert_array_equal(plan.layers[0].problem.input_worker, [0, 0, 0, 1, 1, 1, 2, 2, 2])
-    for before, after in zip(plan.layers, plan.layers[1:], strict=False):
-        np.testing.assert_array_equal(after.problem.input_worker, before.worker)
+    np.testing.assert_array_equal(plan.layers[0].input_worker, [0, 0, 0, 1, 1, 1, 2, 2, 2])
+    for before, after, group in zip(plan.layers, plan.layers[1:], plan.groups[1:], strict=False):
+        np.testing.assert_array_equal(after.input_worker, before.worker)
+        np.testing.assert_array_equal(group.problem.input_worker, before.worker)
 
 
 def test_free_traffic_loses_nothing() -> None:
@@ -120,27 +143,28 @@ def test_original_is_untouched_and_keys_stay() -> None:
 
 def test_layers_share_one_scale() -> None:
     """One trade-off for the whole network needs one unit."""
-    assert len({layer.problem.scale for layer in _plan(Cluster.equal(3)).layers}) == 1
+    assert len({group.problem.scale for group in _plan(Cluster.equal(3)).groups}) == 1
 
 
 def test_pruned_weights_are_counted_and_zero() -> None:
     """The plan's kept weights are the applied module's possible non-zeros, with a keep price fewer."""
     plan = _plan(Cluster.equal(2), per_weight=1e-4)
     applied = apply_plan(_network(), plan)
-    for layer in plan.layers:
+    for layer, group in zip(plan.layers, plan.groups, strict=True):
         weight = applied.get_submodule(layer.name).weight
-        assert int((weight != 0).sum()) == layer.evaluation.num_kept_weights < weight.numel()
+        num_kept = int((weight != 0).sum())
+        assert num_kept == int(layer.kept.sum()) == group.evaluation.num_kept_weights < weight.numel()
 
 
 def test_memory_is_a_second_resource_less_what_earlier_layers_took() -> None:
     """Worker 0 may hold 6 neurons of the first layer (40 bytes each) and then nothing more."""
     plan = _plan(_cluster(2, memory=[240, -1]), slack=1.0)
-    first, second, third = plan.layers
+    first, second, third = plan.groups
     assert first.problem.resource_names == ("neurons", "memory_bytes")
-    held = 40 * int((first.worker == 0).sum())
+    held = 40 * int((plan.layers[0].worker == 0).sum())
     assert held <= 240
     assert second.problem.capacity[0, 1] == 240 - held
-    assert third.problem.capacity[0, 1] == 240 - held - 60 * int((second.worker == 0).sum())
+    assert third.problem.capacity[0, 1] == 240 - held - 60 * int((plan.layers[1].worker == 0).sum())
 
 
 def test_a_network_that_does_not_fit_is_a_plan_error_that_names_layer_and_shortage() -> None:
@@ -153,18 +177,18 @@ def test_a_network_that_does_not_fit_is_a_plan_error_that_names_layer_and_shorta
 def test_memory_beyond_the_layer_is_cut_to_what_it_needs(endless: int) -> None:
     """Memories near int64's end, and mixed with no limit, neither add up beyond it nor bind."""
     plan = _plan(_cluster(3, memory=[endless, endless, -1]), slack=1.0)
-    for layer in plan.layers:
-        need = int(layer.problem.load[:, 1].sum())
-        assert layer.problem.capacity[:, 1].tolist() == [need] * 3
+    for group in plan.groups:
+        need = int(group.problem.load[:, 1].sum())
+        assert group.problem.capacity[:, 1].tolist() == [need] * 3
 
 
 def test_memory_that_is_used_up_stays_used_up() -> None:
     """What is left never goes below 0, where −1 would mean no limit; no limit stays none."""
-    (layer,) = layers_of(nn.Sequential(nn.Linear(1, 3)))
-    worker = np.array([0, 1, 2])  # 8 bytes each
-    left = memory_after(np.array([8, 7, -1]), layer, worker)
+    graph = layer_graph(nn.Sequential(nn.Linear(1, 3), nn.Linear(3, 3)), torch.zeros(2, 1))
+    worker = np.full(graph.num_units, -1)
+    worker[graph.groups[0].units] = [0, 1, 2]  # 8 bytes each
+    left = memory_left(graph, _cluster(3, memory=[8, 7, -1]), worker, graph.groups[1])
     assert left.tolist() == [0, 0, -1]
-    assert memory_after(left, layer, worker).tolist() == [0, 0, -1]
 
 
 @pytest.mark.parametrize(
@@ -173,16 +197,9 @@ def test_memory_that_is_used_up_stays_used_up() -> None:
 def test_bytes_are_those_of_the_models_numbers(dtype: torch.dtype, num_bytes: int) -> None:
     """Messages, prices and memory go by the size of a number; the plan applies in the model's own dtype."""
     model, data = _network().to(dtype), _data().to(dtype)
-    plan = partition_model(
-        model,
-        data[:2],
-        _cluster(2, memory=[10**6, 10**6]),
-        solver="alternation",
-        calibration=data.split(32),
-        prices=Prices(1e-3),
-    )
-    for layer in plan.layers:
-        problem = layer.problem
+    plan = _planned(model, data, _cluster(2, memory=[10**6, 10**6]), Prices(1e-3))
+    for group in plan.groups:
+        problem = group.problem
         assert problem.input_bytes.tolist() == [num_bytes] * problem.num_inputs
         assert problem.load[:, 1].tolist() == [num_bytes * (problem.num_inputs + 1)] * problem.num_neurons
         sends = problem.send_cost[problem.send_cost > 0] / problem.scale
@@ -199,33 +216,31 @@ def test_scale_leaves_room_for_the_bytes_of_every_layer() -> None:
     """Where sends are the largest total, numbers of twice the size halve the scale."""
     scales = []
     for dtype in (torch.float16, torch.float32, torch.float64):
-        (layer,) = layers_of(nn.Sequential(nn.Linear(8, 2)).to(dtype))
-        scales.append(common_scale([layer], [np.zeros((2, 8))], Cluster.equal(2), Prices(1.0)).scale)
+        model, data = nn.Sequential(nn.Linear(8, 2)).to(dtype), torch.randn(9, 8, dtype=dtype)
+        partitioner = Partitioner(model, data, [data], Cluster.equal(2), Prices(1.0), costs="activation")
+        scales.append(partitioner.network().scaling.scale)
     assert scales == [scales[0], scales[0] / 2, scales[0] / 4]
 
 
 def test_memory_holds_no_bias_where_there_is_none() -> None:
     """9 weights of 4 bytes."""
     data = _data()
-    plan = partition_model(
+    plan = _planned(
         nn.Sequential(nn.Linear(9, 4, bias=False)),
         data,
         _cluster(2, memory=[72, 72]),
+        Prices(1e-3),
         solver="contiguous",
-        calibration=[data],
     )
-    assert plan.layers[0].problem.load[:, 1].tolist() == [36] * 4
+    assert plan.groups[0].problem.load[:, 1].tolist() == [36] * 4
 
 
 def test_plan_of_another_model_is_refused() -> None:
-    """Missing layers and other shapes are named."""
+    """Other layers, other shapes, and other weights of the same shapes."""
     plan = _plan(Cluster.equal(2))
-    with pytest.raises(InputError, match="no layer '0'"):
-        apply_plan(nn.Sequential(), plan)
-    with pytest.raises(InputError, match="layer '0' has weight"):
-        apply_plan(nn.Sequential(nn.Linear(9, 13)), plan)
-    with pytest.raises(InputError, match=r"layer '0' has tensors \['0.weight'\], the plan \['0.bias', '0.weight'\]"):
-        apply_plan(nn.Sequential(nn.Linear(9, 14, bias=False)), plan)
+    for other in (nn.Sequential(), nn.Sequential(nn.Linear(9, 13)), _network(7)):
+        with pytest.raises(InputError, match="made for another model, or for other weights"):
+            apply_plan(other, plan)
 
 
 def test_planning_leaves_model_data_and_randomness_as_they_were() -> None:
@@ -239,7 +254,9 @@ def test_planning_leaves_model_data_and_randomness_as_they_were() -> None:
         batches = list(_data().split(32))
         before = copy.deepcopy(model)
         state = torch.get_rng_state()
-        plan = partition_model(model, data, Cluster.equal(2), solver="contiguous", calibration=batches)
+        plan = partition_model(
+            model, data, Cluster.equal(2), solver="contiguous", calibration=batches, costs="activation", sweeps=False
+        )
         assert torch.equal(torch.get_rng_state(), state)
         assert torch.equal(data, _data())
         assert torch.equal(torch.cat(batches), _data())
@@ -249,24 +266,26 @@ def test_planning_leaves_model_data_and_randomness_as_they_were() -> None:
         return plan
 
     in_training, in_use = planned(True), planned(False)
-    assert in_training.relative_error == in_use.relative_error
-    assert [layer.problem.digest for layer in in_training.layers] == [layer.problem.digest for layer in in_use.layers]
+    errors, others = ([layer.relative_error for layer in plan.layers] for plan in (in_training, in_use))
+    assert errors == others
+    digests, others = ([group.problem.digest for group in plan.groups] for plan in (in_training, in_use))
+    assert digests == others
 
 
 @pytest.mark.parametrize(
     ("inputs", "said"),
     [
-        ((torch.zeros(2, 9),), "is a tuple; give the inputs alone"),
-        (torch.zeros(9), r"has shape \(9,\); layer '0' needs examples × 9 features"),
-        (torch.zeros(2, 8), r"has shape \(2, 8\); layer '0' needs"),
-        (torch.zeros(0, 9), "is empty"),
-        (torch.zeros(2, 9, dtype=torch.int32), "is torch.int32, the model torch.float32"),
-        (torch.zeros(2, 9, device="meta"), "is on meta, the model on cpu"),
+        ((torch.zeros(2, 9),), "^example_inputs is a tuple; give the inputs alone"),
+        (torch.zeros(9), "^module '0' cannot be traced on example_inputs: "),
+        (torch.zeros(2, 8), "^module '0' cannot be traced on example_inputs: "),
+        (torch.zeros(0, 9), "^example_inputs is empty"),
+        (torch.zeros(2, 9, dtype=torch.int32), "batch 0 is torch.float32, the example torch.int32; convert one"),
+        (torch.zeros(2, 9, device="meta"), "^module '0' cannot be traced on example_inputs: "),
     ],
 )
 def test_example_inputs_that_the_model_cannot_take_are_refused(inputs: Any, said: str) -> None:
     """One line instead of torch's traceback."""
-    with pytest.raises(InputError, match=f"^example_inputs {said}"):
+    with pytest.raises(InputError, match=said):
         partition_model(_network(), inputs, Cluster.equal(2), calibration=[_data()])
 
 
@@ -274,7 +293,7 @@ def test_example_inputs_that_the_model_cannot_take_are_refused(inputs: Any, said
     ("calibration", "said"),
     [
         (7, "calibration cannot be gone through .*'int' object is not iterable.*; give a list of batches"),
-        (None, "calibration cannot be gone through"),
+        (None, "there is no calibration data; give batches of inputs, or prune=False"),
         (torch.zeros(4, 9), r"calibration is one tensor; give batches, such as data.split\(256\)"),
         ([], "no calibration batches"),
         (iter([]), "no calibration batches"),
@@ -309,10 +328,10 @@ def test_calibration_may_be_a_generator_and_its_own_errors_come_through() -> Non
 )
 def test_any_finite_data_leads_to_a_plan(data: Tensor) -> None:
     """Data without variance, of low rank or in odd units is no error, and no weight becomes NaN."""
-    plan = partition_model(_network(), data, Cluster.equal(2), solver="alternation", calibration=[data])
+    plan = partition_model(_network(), data, Cluster.equal(2), solver="local-search", calibration=[data])
     for parameter in apply_plan(_network(), plan).parameters():
         assert bool(parameter.isfinite().all())
-    assert all(np.isfinite(list(plan.relative_error.values())))
+    assert all(np.isfinite(layer.relative_error) for layer in plan.layers)
 
 
 @pytest.mark.parametrize(
@@ -347,7 +366,8 @@ def test_shares_go_by_speed_with_largest_remainders() -> None:
 
 def test_inputs_lie_in_equal_stretches() -> None:
     """7 inputs on 3 workers: stretches of 3, 2, 2."""
-    assert contiguous_owners(7, 3).tolist() == [0, 0, 0, 1, 1, 2, 2]
+    plan = _planned(nn.Sequential(nn.Linear(7, 3)), torch.randn(9, 7), Cluster.equal(3), Prices(1e-3))
+    assert plan.layers[0].input_worker.tolist() == [0, 0, 0, 1, 1, 2, 2]
 
 
 def test_weight_costs_by_hand() -> None:
@@ -356,5 +376,7 @@ def test_weight_costs_by_hand() -> None:
     with torch.no_grad():
         layer.weight.copy_(torch.tensor([[2.0, 1.0]]))
     model, data = nn.Sequential(layer), torch.tensor([[1.0, 3.0], [1.0, -3.0], [-1.0, 3.0], [-1.0, -3.0]])
-    moments = measure(model, model, ["0"], [data])["0"]
-    np.testing.assert_allclose(weight_costs(layer.weight, moments), [[2 / 13, 4.5 / 13]], rtol=1e-6)
+    (graphed,) = layer_graph(model, data).layers
+    moments = measure(model, model, ["0"], [data], data)["0"]
+    cost = layer_costs(model, graphed, moments, "activation").prune_cost
+    np.testing.assert_allclose(cost, [[2 / 13, 4.5 / 13]], rtol=1e-6)

@@ -84,6 +84,8 @@ _BAD = {
     "unwritable json": (lambda d: ["--json", _blocked(d) + "/rows.json"], "cannot be written"),
     "json is a folder": (lambda d: ["--json", str(d)], "is a folder"),
     "cluster with a problem": (lambda d: ["--problem", "x.npz", "--workers", "2"], "--workers"),
+    "costs with a problem": (lambda d: ["--problem", "x.npz", "--costs", "magnitude"], "--costs"),
+    "unknown costs": (lambda d: ["--costs", "activations"], "did you mean 'activation'?"),
     "model and problem": (lambda d: ["--problem", "x.npz", "--model", "digits-mlp"], "--model"),
     "limit of the wrong shape": (
         lambda d: _fields(d, ingress_capacity=[1, 2, 3]),

@@ -101,18 +101,37 @@ def test_budgets_that_contradict_are_a_result(
 
 
 def test_model_rows_say_accuracy_and_bytes(compared: Callable[..., Any], tiny_model: list[str]) -> None:
-    """A user's own model gets layer rows on shared problems and a whole-network row per method."""
+    """A user's own model gets layer rows on shared problems, a whole-network row per method, and one with sweeps."""
     status, content = compared(*tiny_model)
     assert status == 0
     assert [row["instance"] for row in content["rows"]] == ["0"] * 4 + ["2"] * 4
     for name in ("0", "2"):
         assert len({row["problem_digest"] for row in content["rows"] if row["instance"] == name}) == 1
-    assert [row["method"] for row in content["models"]] == [*compare.BASELINES, "highs"]
+    assert [row["method"] for row in content["models"]] == [*compare.BASELINES, "highs", "highs + sweeps"]
+    assert [row["costs"] for row in content["models"]] == ["activation"] * 4 + ["covariance"]
     for row in content["models"]:
         assert row["bytes_direct"] == 4 * (6 + 8)
         assert 0 <= row["bytes_sent"] <= row["bytes_direct"]
         assert 0 <= row["accuracy"] <= row["accuracy_original"] == 1
         assert row["output_error"] >= 0
+
+
+def test_costs_that_are_asked_for_hold_for_all_rows(compared: Callable[..., Any], tiny_model: list[str]) -> None:
+    """Other costs make other layer problems, and the rows with sweeps are by them too."""
+    problems = {}
+    for costs in ("activation", "magnitude"):
+        status, content = compared(*tiny_model, "--solver", "contiguous", "--costs", costs)
+        assert status == 0
+        assert {row["costs"] for row in content["models"]} == {costs}
+        problems[costs] = {row["problem_digest"] for row in content["rows"]}
+    assert problems["activation"].isdisjoint(problems["magnitude"])
+
+
+def test_sweeps_lower_the_objective(compared: Callable[..., Any], tiny_model: list[str]) -> None:
+    """By the same costs, knowing the layers that follow is worth something."""
+    _, content = compared(*tiny_model, "--costs", "activation")
+    by_method = {row["method"]: row["objective"] for row in content["models"]}
+    assert by_method["highs + sweeps"] < by_method["highs"]
 
 
 def _hard(folder: Path) -> list[str]:

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from adapters.partition import Partitioner
+from adapters.plan import PartitionPlan
 from benchmarks import compare
 from formulations import Assignment, LayerProblem, evaluate
 from solvers import registry
@@ -230,7 +232,7 @@ def test_a_method_that_refuses_a_layer_has_no_whole_network_row(
     replace_solver("alternation", _Choosy("alternation", "2"))
     status, content = compared(*tiny_model)
     assert status == 0
-    assert [row["method"] for row in content["models"]] == ["contiguous", "l0-munkres", "highs"]
+    assert [row["method"] for row in content["models"]] == ["contiguous", "l0-munkres", "highs", "highs + sweeps"]
     note = "alternation has no whole-network row: problem '2': not for alternation"
     assert content["notes"] == [note]
     assert note in capsys.readouterr().out.splitlines()
@@ -279,4 +281,33 @@ def test_a_model_that_no_method_can_take_is_a_failure(
     assert err.startswith("failed: model 'tinymodel:make': no method can take all of its layers")
     assert err.count("\n") == 1
     assert len(content["rows"]) == 8
-    assert len(content["notes"]) == 4
+    assert len(content["notes"]) == 4 + 1  # highs with sweeps too
+
+
+def test_sweeps_that_would_break_a_constraint_are_left_out(
+    compared: Callable[..., Any], tiny_model: list[str], user_module: Callable[[str, str], None]
+) -> None:
+    """Custom constraints hold in every row there is: no row with sweeps, which know none, and a note says so."""
+    user_module("pinned", "from formulations import Pin\n\ndef make(problem):\n    return Pin(0, 1)\n")
+    status, content = compared(*tiny_model, "--solver", "brute-force", "--constraint", "pinned:make")
+    assert status == 0
+    assert [row["method"] for row in content["models"]] == ["brute-force"]
+    assert "no rows with sweeps: they know no custom constraints" in content["notes"]
+
+
+def test_interrupted_sweeps_keep_the_rows_before(
+    compared: Callable[..., Any], tiny_model: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C while the whole network is gone through again: the networks from layer to layer stay; exit status 0."""
+    genuine = Partitioner.plan
+
+    def plan(self: Partitioner, answer: Any, *, sweeps: bool = False) -> PartitionPlan:
+        if sweeps:
+            raise KeyboardInterrupt
+        return genuine(self, answer)
+
+    monkeypatch.setattr(Partitioner, "plan", plan)
+    status, content = compared(*tiny_model)
+    assert status == 0
+    assert content["interrupted"] is True
+    assert [row["method"] for row in content["models"]] == [*compare.BASELINES, "highs"]
