@@ -14,15 +14,12 @@ from torch import Tensor, nn
 
 from adapters.adjust import norm_scale
 from adapters.calibrate import Moments, kernel_energy
-from adapters.covariance import LayerLoss
+from adapters.covariance import LARGEST, LayerLoss
 from adapters.graph import Layer
 from adapters.kernels import matrix, present, sizes
 from formulations.errors import InputError, nearest
 
 KINDS = ("covariance", "activation", "magnitude")
-#: Above so many columns M·k the covariance of a layer's inputs is left out of account: choosing what is sent
-#: takes its square in memory, and its square for every message in time.
-MOST_COLUMNS = 2400
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,13 +60,25 @@ def layer_costs(model: nn.Module, layer: Layer, moments: Moments, kind: str) -> 
     if kind == "activation":
         return LayerCosts(kernel_energy(scaled, moments, kernel) / (2 * unit))
     cost = kernel_energy(scaled, _centred(moments), kernel) / (2 * unit)
-    if scaled.shape[1] > MOST_COLUMNS:
-        return LayerCosts(cost)
-    own = present(module)  # type: ignore[arg-type]
-    loss = LayerLoss(
-        weights, moments.gram, kernel=kernel, row_scale=scale, unit=unit, present=None if own.all() else own
+    return LayerCosts(cost, layer_loss(model, layer, moments) if weights.shape[1] <= LARGEST else None)
+
+
+def layer_loss(model: nn.Module, layer: Layer, moments: Moments) -> LayerLoss:
+    """The loss of one layer of `model` by the channels at hand, against the targets of the moments."""
+    module = model.get_submodule(layer.name)
+    scale, own = row_scale(model, layer), present(module)  # type: ignore[arg-type]
+    variance = float((scale.to(moments.target_variance).square() * moments.target_variance).sum())
+    fits_bias = layer.norm is not None or module.bias is not None
+    width = len(moments.gram) - (not fits_bias)
+    return LayerLoss(
+        matrix(module),  # type: ignore[arg-type]
+        moments.gram[:width, :width],
+        cross=moments.cross[:width],
+        kernel=layer.kernel,
+        row_scale=scale,
+        unit=variance if variance > 0 else 1.0,
+        present=None if own.all() else own,
     )
-    return LayerCosts(cost, loss)
 
 
 def row_scale(model: nn.Module, layer: Layer) -> Tensor:

@@ -9,8 +9,8 @@ Shapes: U units of the network, N units of a group, M channels of an activation,
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -36,8 +36,9 @@ class Network:
     Attributes:
         gains: per layer, neurons × channels: what keeping a kernel is worth beyond its own price, scaled.
         base: what every placement pays: min(a, κ) of all kernels, scaled.
-        partials: per layer, whether partial sums cross instead of inputs.
         scaling: of all costs.
+        partials: per layer, whether partial sums cross instead of inputs.
+        chosen: what is sent of an activation, M×P, where that does not follow from gains and prices.
     """
 
     graph: LayerGraph
@@ -47,6 +48,7 @@ class Network:
     base: tuple[int, ...]
     scaling: Scaling
     partials: tuple[bool, ...]
+    chosen: Mapping[int, NDArray[np.bool_]] = field(default_factory=dict)
 
     # What crosses
 
@@ -61,6 +63,11 @@ class Network:
         num_bytes = self.graph.activations[activation].bytes
         cost: IntArray = np.rint(num_bytes[:, None, None] * self.send_cost_per_byte).astype(np.int64)
         return cost
+
+    def send_cost_at(self, activation: int, worker: IntArray) -> IntArray:
+        """M×P: of each channel from where it is to each worker."""
+        owner = worker[self.graph.activations[activation].unit]
+        return self.send_cost(activation)[np.arange(owner.size), owner]
 
     def partial_cost(self, layer: int) -> IntArray:
         """P×P: of one neuron's partial sum from each worker to each other."""
@@ -106,14 +113,13 @@ class Network:
                 needed[read.channel[placed], worker[read.unit[placed]]] = True
         return needed
 
-    def sent(self, worker: IntArray) -> tuple[NDArray[np.bool_], ...]:
-        """Per activation, M×P: the channels that are sent to each worker: where that gains more than it costs."""
-        return tuple(self._sent(index, worker) for index in range(len(self.graph.activations)))
-
-    def _sent(self, activation: int, worker: IntArray) -> NDArray[np.bool_]:
+    def sent(self, activation: int, worker: IntArray) -> NDArray[np.bool_]:
+        """M×P: the channels that are sent to each worker: where that gains more than it costs."""
         owner = worker[self.graph.activations[activation].unit]
-        cost = self.send_cost(activation)[np.arange(owner.size), owner]
-        found: NDArray[np.bool_] = (self.gain_at(activation, worker) > cost) | self.needed_at(activation, worker)
+        found = self.chosen.get(activation)
+        if found is None:
+            found = self.gain_at(activation, worker) > self.send_cost_at(activation, worker)
+        found = found | self.needed_at(activation, worker)
         found[np.arange(owner.size), owner] = False
         return found
 
@@ -135,10 +141,17 @@ class Network:
         """neurons × channels: what each neuron can use, because it is local, sent, or part of a partial sum."""
         placed = self.graph.layers[layer]
         owner, at = worker[self.graph.activations[placed.activation].unit], worker[placed.unit]
-        reaches = self.partial_sent(layer, worker)[:, owner] if self.partials[layer] else None
-        if reaches is None:
-            reaches = self._sent(placed.activation, worker)[:, at].T
-        found: NDArray[np.bool_] = reaches | (owner[None, :] == at[:, None])
+        if self.partials[layer]:
+            return self.partial_sent(layer, worker)[:, owner] | (owner[None, :] == at[:, None])
+        return self.at_hand(layer, worker)[:, at].T
+
+    def at_hand(self, layer: int, worker: IntArray) -> NDArray[np.bool_]:
+        """M×P: the channels that each worker has, its own or sent to it."""
+        activation = self.graph.layers[layer].activation
+        owner = worker[self.graph.activations[activation].unit]
+        found: NDArray[np.bool_] = self.sent(activation, worker) | (
+            owner[:, None] == np.arange(self.cluster.num_workers)
+        )
         return found
 
     def traffic(self, worker: IntArray) -> IntArray:
@@ -150,7 +163,7 @@ class Network:
         workers = np.arange(self.cluster.num_workers)
         for index, activation in enumerate(self.graph.activations):
             num_bytes = self._no_bytes()
-            np.add.at(num_bytes, worker[activation.unit], self._sent(index, worker) * activation.bytes[:, None])
+            np.add.at(num_bytes, worker[activation.unit], self.sent(index, worker) * activation.bytes[:, None])
             yield Message(activation.name, num_bytes, self.direct_bytes(index))
         for index, layer in enumerate(self.graph.layers):
             if self.partials[index]:
@@ -178,9 +191,8 @@ class Network:
     def send_total(self, worker: IntArray) -> int:
         """What all messages cost."""
         total = 0
-        for index, activation in enumerate(self.graph.activations):
-            owner = worker[activation.unit]
-            total += int(self.send_cost(index)[np.arange(owner.size), owner][self._sent(index, worker)].sum())
+        for index in range(len(self.graph.activations)):
+            total += int(self.send_cost_at(index, worker)[self.sent(index, worker)].sum())
         for index, layer in enumerate(self.graph.layers):
             if self.partials[index]:
                 total += int(self.partial_cost(index)[:, worker[layer.unit]].T[self.partial_sent(index, worker)].sum())
@@ -213,13 +225,13 @@ class Network:
             memory_left: P; bytes that all other groups leave on each worker, −1 = no limit.
         """
         loads = shares(self.graph, group, self.cluster, self.prices.slack, memory_left)
-        place_cost = self._later_cost(group, worker)
+        place_cost = self.later_cost(group, worker)
         if self._only_partials(group, worker):
             return self._partials_problem(group, worker, place_cost, loads)
         columns = [self._column(group, index, worker) for index in self._read_by(group)]
         for layer in group.layers:
             if self.partials[layer]:
-                rows = self._rows(group, layer)
+                rows = self.rows(group, layer)
                 np.add.at(place_cost, rows, self._partials_place_cost(layer, worker))
         width = (0, self.cluster.num_workers)
         return LayerProblem(
@@ -272,7 +284,7 @@ class Network:
         members |= {read.activation for read in self.graph.reads if np.isin(read.unit, group.units).any()}
         return sorted(members)
 
-    def _rows(self, group: Group, layer: int) -> IntArray:
+    def rows(self, group: Group, layer: int) -> IntArray:
         """Which of the group's units each of a layer's neurons is."""
         return _positions(group.units, self.graph.layers[layer].unit)
 
@@ -283,7 +295,7 @@ class Network:
         gain = np.zeros((group.units.size, read.num_channels), dtype=np.int64)
         for layer in group.layers:
             if self.graph.layers[layer].activation == activation and not self.partials[layer]:
-                np.add.at(gain, self._rows(group, layer), self.gains[layer])
+                np.add.at(gain, self.rows(group, layer), self.gains[layer])
         for need in self.graph.reads:
             if need.activation == activation:
                 inside = np.isin(need.unit, group.units)
@@ -297,7 +309,7 @@ class Network:
         constant = int(np.minimum(cost, siblings).sum())
         return _Column(gain[:, here], owner, np.maximum(0, cost - siblings), constant, read.bytes[here])
 
-    def _later_cost(self, group: Group, worker: IntArray) -> IntArray:
+    def later_cost(self, group: Group, worker: IntArray) -> IntArray:
         """N×P: what sending a unit's channels from each worker to their readers costs (MATH.md, section 6)."""
         cost = np.zeros((group.units.size, self.cluster.num_workers), dtype=np.int64)
         for index, activation in enumerate(self.graph.activations):
@@ -324,11 +336,27 @@ class Network:
         reached[np.arange(at.size), at] = True
         return self.gains[layer].T @ (~reached).astype(np.int64)
 
-    def with_costs(self, layer: int, gain: IntArray, base: int) -> Network:
-        """The same network with other gains in one layer."""
+    def with_costs(self, layer: int, gain: IntArray) -> Network:
+        """The same network with other gains in one layer, and nothing paid whatever the placement."""
         gains, bases = list(self.gains), list(self.base)
-        gains[layer], bases[layer] = gain, base
+        gains[layer], bases[layer] = gain, 0
         return replace(self, gains=tuple(gains), base=tuple(bases))
+
+    def with_sends(self, activation: int, sent: NDArray[np.bool_]) -> Network:
+        """The same network with these channels of an activation sent, M×P."""
+        return replace(self, chosen={**self.chosen, activation: sent})
+
+    def row_problem(self, group: Group, worker: IntArray, memory_left: IntArray, cost: IntArray) -> LayerProblem:
+        """The group's problem where what it is sent is settled: `cost`, N×P, is what a unit loses on each worker."""
+        return LayerProblem(
+            prune_cost=np.zeros((group.units.size, 0), dtype=np.int64),
+            input_worker=np.zeros(0, dtype=np.int64),
+            send_cost=np.zeros((0, self.cluster.num_workers), dtype=np.int64),
+            place_cost=cost + self.later_cost(group, worker),
+            name=group.name,
+            scaling=self.scaling,
+            **shares(self.graph, group, self.cluster, self.prices.slack, memory_left),
+        )
 
 
 @dataclass(frozen=True, eq=False)

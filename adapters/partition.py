@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from adapters.adjust import refit, relative_error, shift_norm
-from adapters.calibrate import checked_inputs, measure
-from adapters.costs import LayerCosts, check_kind, layer_costs, row_scale
+from adapters.calibrate import Moments, checked_inputs, measure
+from adapters.costs import LayerCosts, check_kind, layer_costs, layer_loss, row_scale
 from adapters.extract import Prices
 from adapters.graph import Layer, layer_graph
 from adapters.kernels import matrix, set_matrix, sizes
@@ -195,21 +195,23 @@ class Partitioner:
                 return result
 
             placed = placer.forward(self.network(), kept)
-            return self._finished(placed, tuple(solved[name] for name in self.group_names))
+            return self._finished(placed, lambda final: tuple(solved[name] for name in self.group_names))
         placer = Placer([costs.loss for costs in self._costs])
         search = quick(self._seed, _QUICK_STEPS)
         placed = placer.forward(self.network(), search)
         self._show(f"placed: total {placed.total / placed.network.scaling.scale:.6g}")
         placed = placer.improved(placed, search, self._show)
-        placed, groups = self._certified(placer, placed, answer)
-        return self._finished(placed, groups)
+        if any(costs.loss for costs in self._costs):
+            return self._finished(placed, lambda final: self._certified(placer, final, answer, 1)[1])
+        placed, groups = self._certified(placer, placed, answer, _MOST_ROUNDS)
+        return self._finished(placed, lambda final: groups)
 
     def _certified(
-        self, placer: Placer, placed: Placement, answer: SolveLayer
+        self, placer: Placer, placed: Placement, answer: SolveLayer, rounds: int
     ) -> tuple[Placement, tuple[GroupPlan, ...]]:
-        """Each group's problem with all others as they end up, and its answer."""
+        """Each group's problem with all others as they end up, and its answer; in the last round nothing moves."""
         groups: dict[str, GroupPlan] = {}
-        for number in range(_MOST_ROUNDS):
+        for number in range(rounds):
             changed = False
             for group in self.graph.groups:
                 problem = placed.problem(group)
@@ -217,7 +219,7 @@ class Partitioner:
                 if known is None or known.problem.digest != problem.digest:
                     result = answer(problem)
                     groups[group.name] = GroupPlan(problem, _with(problem, result, placed.worker[group.units]))
-                    if result.assignment is not None and number < _MOST_ROUNDS - 1:
+                    if result.assignment is not None and number < rounds - 1:
                         moved = placer.moved(placed, group, result.assignment.worker)
                         changed |= moved is not placed
                         placed = moved
@@ -225,15 +227,18 @@ class Partitioner:
                 break
         return placed, tuple(groups[name] for name in self.group_names)
 
-    def _finished(self, placed: Placement, groups: tuple[GroupPlan, ...]) -> PartitionPlan:
-        """The plan of a placement, adjusted layer by layer on the activations of the network changed so far."""
-        network, worker = placed.network, placed.worker
+    def _finished(self, placed: Placement, certified: Callable[[Placement], tuple[GroupPlan, ...]]) -> PartitionPlan:
+        """The plan of a placement, adjusted layer by layer on the activations of the network changed so far.
+
+        Args:
+            certified: the groups' problems and answers, once it is settled what crosses.
+        """
         model = copy.deepcopy(self._model)
         layers = []
         for index, layer in enumerate(self.graph.layers):
+            placed, kept, error = self._adjusted(placed, model, index)
+            network, worker = placed.network, placed.worker
             read = self.graph.activations[layer.activation]
-            kept = network.available(index, worker) & (network.gains[index] > 0)
-            error = self._adjust(model, index, kept) if self._prune else 0.0
             layers.append(
                 LayerPlan(
                     name=layer.name,
@@ -253,27 +258,45 @@ class Partitioner:
         return PartitionPlan(
             cluster=self._cluster,
             layers=tuple(layers),
-            groups=groups,
-            messages=tuple(network.messages(worker)),
+            groups=certified(placed),
+            messages=tuple(placed.network.messages(placed.worker)),
             weights={key: value.detach().clone() for key, value in model.state_dict().items()},
             model_digest=model_digest(self._model),
-            objective=placed.total / network.scaling.scale,
+            objective=placed.total / placed.network.scaling.scale,
             settings=self._settings,
             warnings=self.graph.warnings,
         )
 
-    def _adjust(self, model: nn.Module, index: int, kept: NDArray[np.bool_]) -> float:
-        """Prune and refit one layer of `model`, the layers before it done; the relative error that is left."""
+    def _adjusted(self, placed: Placement, model: nn.Module, index: int) -> tuple[Placement, NDArray[np.bool_], float]:
+        """Prune and refit one layer of `model`, the layers before it done.
+
+        Where channels stand in for each other, what is sent is chosen anew, for inputs as the changed network has
+        them: it then makes up for the errors of earlier layers.
+
+        Returns:
+            The placement with these sends, the kernels kept, and the relative error that is left.
+        """
         layer = self.graph.layers[index]
+        if not self._prune:
+            kept = placed.network.available(index, placed.worker) & (placed.network.gains[index] > 0)
+            mask(model.get_submodule(layer.name), kept)
+            return placed, kept, 0.0
         self._show(f"{layer.name}: adjustment")
-        module = model.get_submodule(layer.name)
         moments = measure(model, self._model, [layer.name], self._calibration, self._example)[layer.name]
+        if self._costs[index].loss is not None and index in placed.losses:
+            placed = placed.with_loss(index, layer_loss(self._model, layer, moments))
+        kept = placed.network.available(index, placed.worker) & (placed.network.gains[index] > 0)
+        return placed, kept, self._refit(model, index, kept, moments)
+
+    def _refit(self, model: nn.Module, index: int, kept: NDArray[np.bool_], moments: Moments) -> float:
+        """Set one layer of `model` to what fits best with the kernels kept; the relative error that is left."""
+        layer = self.graph.layers[index]
+        module = model.get_submodule(layer.name)
         norm = None if layer.norm is None else model.get_submodule(layer.norm)
         has_bias = module.bias is not None
         weights, bias = refit(
             matrix(module), module.bias, kept, layer.kernel, moments, fit_bias=has_bias or norm is not None
         )
-        error = relative_error(weights, bias, moments, row_scale(model, layer))
         mask(module, kept)
         set_matrix(module, weights)
         with torch.no_grad():
@@ -281,7 +304,7 @@ class Partitioner:
                 module.bias.copy_(bias)
             elif norm is not None and bias is not None:
                 shift_norm(norm, bias)
-        return error
+        return relative_error(weights, bias, moments, row_scale(self._model, layer))
 
 
 def _with(problem: LayerProblem, result: SolveResult, worker: IntArray) -> SolveResult:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +18,9 @@ from adapters.graph import Group
 from adapters.network import Network
 from adapters.plan import PlanError
 from formulations.problem import LayerProblem
-from solvers.base import Limit, SolveResult
+from solvers.base import Limit, SolveLimits, SolveResult
 from solvers.local_search import LocalSearch
+from solvers.placement import place
 
 IntArray = NDArray[np.int64]
 #: Answers a problem, given the worker of each neuron in the best placement so far.
@@ -28,6 +30,8 @@ Answer = Callable[[LayerProblem, IntArray | None], SolveResult]
 _MOST_SWEEPS = 6
 #: A new placement counts if it saves more than this share of the total: less could be rounding.
 _LEAST_GAIN = 1e-9
+#: Of placing a group and choosing what is sent by turns.
+_MOST_ALTERNATIONS = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,8 +54,24 @@ class Placement:
     def total(self) -> float:
         """Losses and sends of the whole network, scaled."""
         layers = range(len(self.network.graph.layers))
-        lost = sum(self.losses.get(layer) or self.network.loss(layer, self.worker) for layer in layers)
+        lost = sum(
+            self.losses[layer] if layer in self.losses else self.network.loss(layer, self.worker) for layer in layers
+        )
         return self.network.send_total(self.worker) + lost
+
+    def with_loss(self, layer: int, loss: LayerLoss) -> Placement:
+        """With what one layer sends chosen anew, by another loss, on top of what readers before it send."""
+        network, worker = self.network, self.worker
+        index = network.graph.layers[layer].activation
+        together = [reader for reader in network.graph.readers[index] if reader in self.losses]
+        free = network.chosen[index]
+        if layer == together[0]:
+            free = network.gain_at(index, worker, without=together) > network.send_cost_at(index, worker)
+        at, owner = worker[network.graph.layers[layer].unit], worker[network.graph.activations[index].unit]
+        seen = see(loss, at, owner, network.send_cost_at(index, worker) / network.scaling.scale, free)
+        network = network.with_costs(layer, np.rint(seen.cost * network.scaling.scale).astype(np.int64))
+        network = network.with_sends(index, seen.sent | free)
+        return replace(self, network=network, losses={**self.losses, layer: seen.loss * network.scaling.scale})
 
     def problem(self, group: Group) -> LayerProblem:
         """The group's layer problem, all other groups as they are."""
@@ -65,6 +85,7 @@ class Placer:
     def __init__(self, losses: Sequence[LayerLoss | None]) -> None:
         """The losses of sets of channels, by layer; None where channels count one by one."""
         self._losses = losses
+        self._known: dict[tuple[Any, ...], Seen] = {}
 
     def forward(self, network: Network, answer: Answer) -> Placement:
         """One group after the other, later ones unknown.
@@ -111,9 +132,33 @@ class Placer:
 
     def _better(self, placed: Placement, group: Group, answer: Answer) -> Placement:
         """With the group placed anew, if that lowers the total."""
+        if all(self._counts_sets(placed.network, layer) for layer in group.layers):
+            return self._alternated(placed, group)
         result = answer(placed.problem(group), placed.worker[group.units])
         placed = replace(placed, interrupted=result.limit is Limit.INTERRUPT)
         return placed if result.assignment is None else self.moved(placed, group, result.assignment.worker)
+
+    def _counts_sets(self, network: Network, layer: int) -> bool:
+        return self._losses[layer] is not None and not network.partials[layer]
+
+    def _alternated(self, placed: Placement, group: Group) -> Placement:
+        """Place the group for what is sent now, choose what to send, and again, as long as the total falls."""
+        for _ in range(_MOST_ALTERNATIONS):
+            network, worker = placed.network, placed.worker
+            cost = np.zeros((group.units.size, network.cluster.num_workers))
+            for layer in group.layers:
+                loss = self._losses[layer]
+                assert loss is not None
+                np.add.at(cost, network.rows(group, layer), loss.of_rows(network.at_hand(layer, worker)))
+            scaled = np.rint(cost * network.scaling.scale).astype(np.int64)
+            left = memory_left(network.graph, network.cluster, worker, group)
+            problem = network.row_problem(group, worker, left, scaled)
+            to = place(problem, problem.place_cost, SolveLimits())
+            moved = placed if to is None else self.moved(placed, group, to)
+            if moved is placed:
+                break
+            placed = moved
+        return placed
 
     def moved(self, placed: Placement, group: Group, to: IntArray) -> Placement:
         """With the group's units there, if that lowers the total; `placed` itself otherwise."""
@@ -133,34 +178,69 @@ class Placer:
         return _cheaper(placed, self._better(other, group, answer))
 
     def seen(self, placed: Placement) -> Placement:
-        """With the costs that hold around its placement, where channels stand in for each other."""
-        network, losses = placed.network, {}
+        """With the sends and costs that go with its placement, where channels stand in for each other."""
+        network, losses = replace(placed.network, chosen={}), {}
         for index in range(len(network.graph.activations)):
-            free = np.zeros((network.graph.activations[index].num_channels, network.cluster.num_workers), dtype=bool)
-            for layer in network.graph.readers[index]:
-                loss = self._losses[layer]
-                if loss is None or network.partials[layer]:
-                    continue
-                scale = network.scaling.scale
-                at, owner = (
-                    placed.worker[network.graph.layers[layer].unit],
-                    placed.worker[network.graph.activations[index].unit],
-                )
-                price = network.send_cost(index)[np.arange(owner.size), owner] / scale
-                # What a reader before it sends anyway costs nothing more.
-                choice = loss.choose(at, owner, np.where(free, 0.0, price), free)
-                free |= choice.sent
-                losses[layer] = scale * float(choice.loss[np.arange(at.size), at].sum())
-                network = network.with_costs(layer, np.rint(choice.cost * scale).astype(np.int64), 0)
+            readers = network.graph.readers[index]
+            together = [layer for layer in readers if self._counts_sets(network, layer)]
+            if not together:
+                continue
+            sent = network.gain_at(index, placed.worker, without=together) > network.send_cost_at(index, placed.worker)
+            for layer in together:
+                seen = self._seen(network, layer, placed.worker, sent)
+                sent = sent | seen.sent
+                losses[layer] = seen.loss * network.scaling.scale
+                network = network.with_costs(layer, np.rint(seen.cost * network.scaling.scale).astype(np.int64))
+            network = network.with_sends(index, sent)
         return replace(placed, network=network, losses=losses)
+
+    def _seen(self, network: Network, layer: int, worker: IntArray, free: NDArray[np.bool_]) -> Seen:
+        """The layer's sends, beyond those that are there anyway, with their loss and costs; each worked out once."""
+        activation = network.graph.layers[layer].activation
+        at, owner = worker[network.graph.layers[layer].unit], worker[network.graph.activations[activation].unit]
+        key = (layer, network.prices, at.tobytes(), owner.tobytes(), free.tobytes())
+        if key not in self._known:
+            price = network.send_cost_at(activation, worker) / network.scaling.scale
+            loss = self._losses[layer]
+            assert loss is not None
+            self._known[key] = see(loss, at, owner, price, free)
+        return self._known[key]
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """What one layer sends, M×P, its loss, and what each kernel is worth around that, N×M; in shares of its energy."""
+
+    sent: NDArray[np.bool_]
+    loss: float
+    cost: NDArray[np.float64]
+
+
+def see(loss: LayerLoss, at: IntArray, owner: IntArray, price: NDArray[np.float64], free: NDArray[np.bool_]) -> Seen:
+    """What a layer sends, given its placement.
+
+    Args:
+        at, owner: N and M; the workers of neurons and channels.
+        price: M×P, in shares of the layer's energy.
+        free: M×P; what is sent anyway, for other layers.
+    """
+    sent = loss.choose(at, owner, np.where(free, 0.0, price), free)
+    at_hand = sent | (owner[:, None] == np.arange(price.shape[1]))
+    lost = float(loss.of_rows(at_hand)[np.arange(at.size), at].sum())
+    return Seen(sent, lost, loss.costs(at, at_hand))
 
 
 def quick(seed: int, steps_per_pair: int) -> Answer:
     """Local search of so many steps: the same answer every time."""
 
+    known: dict[tuple[str, tuple[int, ...] | None], SolveResult] = {}
+
     def answer(problem: LayerProblem, start: IntArray | None) -> SolveResult:
         begin = None if start is None else tuple(int(worker) for worker in start)
-        return LocalSearch(steps_per_pair, seed=seed, start=begin).solve(problem)
+        key = (problem.digest, begin)
+        if key not in known:
+            known[key] = LocalSearch(steps_per_pair, seed=seed, start=begin).solve(problem)
+        return known[key]
 
     return answer
 
