@@ -17,8 +17,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
-from benchmarks.command import Parser, each_solver, exit_status, measured
-from benchmarks.output import STANDARD_OUTPUT, check_file, console, write_json
+from adapters.command import Parser, exit_status
+from adapters.output import STANDARD_OUTPUT, check_file, write_json
+from benchmarks.command import each_solver, measured
+from benchmarks.output import console
 from benchmarks.plots import plot_gaps
 from benchmarks.shipped import best_known, read_problems
 from benchmarks.synthetic import dense_layer, on_half_the_workers

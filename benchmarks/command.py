@@ -1,43 +1,18 @@
-"""What the commands of this package share: what they do with bad input, with Ctrl-C and with a reader that has gone."""
+"""What measurements share: they keep what was found by the time they end, and go through solvers and problems."""
 
 from __future__ import annotations
 
-import argparse
-import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NoReturn, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
+from adapters.command import say_interrupted
 from formulations.errors import InputError
 from formulations.problem import LayerProblem
 from solvers.base import Limit
 from solvers.registry import SOLVERS, get
 
 Result = TypeVar("Result")
-
-
-class Parser(argparse.ArgumentParser):
-    """Says what is wrong with an option as any other bad input is said: in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message}; see {self.prog} --help")
-
-
-def exit_status(run: Callable[[], int]) -> int:
-    """What `run` returns; 2 for bad input, 130 for Ctrl-C before there was anything to keep."""
-    try:
-        return run()
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        # Before there was anything to keep, or once more while it was being written.
-        print("interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        # The reader has gone (`| head`); nothing is left to say it to.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
 
 
 def measured(steps: Iterable[Result], report: Callable[[Sequence[Result]], None]) -> int:
@@ -99,7 +74,3 @@ def each_solver(
             yield found
             if found.limit == Limit.INTERRUPT.value:
                 raise KeyboardInterrupt
-
-
-def say_interrupted() -> None:
-    print("interrupted; what was found so far is above", file=sys.stderr)

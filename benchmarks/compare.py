@@ -16,10 +16,11 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from benchmarks.command import Parser, exit_status, say_interrupted
+from adapters.command import Parser, exit_status, say_interrupted
+from adapters.output import STANDARD_OUTPUT, check_file, make_folder, write_json
 from benchmarks.comparison import Comparison, compare_problems
 from benchmarks.constraints import load_factories
-from benchmarks.output import STANDARD_OUTPUT, check_file, console, make_folder, write_json
+from benchmarks.output import console
 from benchmarks.rows import as_json, best_of, contradictions
 from formulations.cluster import Cluster
 from formulations.errors import InputError

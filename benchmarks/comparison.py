@@ -34,7 +34,7 @@ from solvers.certificate import certify
 from solvers.registry import get
 
 if TYPE_CHECKING:
-    from benchmarks.user_code import UserFunction
+    from adapters.user_code import UserFunction
 
 #: A method cannot answer a problem, which says nothing against either.
 REFUSALS = (UnsupportedError, MissingPackageError)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.user_code import UserFunction, guarded
+from adapters.user_code import UserFunction, guarded
 from formulations.assignment import Assignment
 from formulations.constraints import Constraint
 from formulations.errors import InexpressibleError, InputError

@@ -10,7 +10,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 
-from benchmarks.command import Parser, exit_status, measured
+from adapters.command import Parser, exit_status
+from benchmarks.command import measured
 from benchmarks.output import console
 from benchmarks.shipped import best_known, read_problems
 from formulations.errors import InputError

@@ -13,8 +13,10 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
-from benchmarks.command import Parser, each_solver, exit_status, measured
-from benchmarks.output import STANDARD_OUTPUT, check_file, console, write_json
+from adapters.command import Parser, exit_status
+from adapters.output import STANDARD_OUTPUT, check_file, write_json
+from benchmarks.command import each_solver, measured
+from benchmarks.output import console
 from benchmarks.shipped import read_problems
 from benchmarks.synthetic import sparse_layer
 from formulations.files import write_file

@@ -15,8 +15,10 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from benchmarks.command import Parser, exit_status, measured
-from benchmarks.output import STANDARD_OUTPUT, check_file, console, write_json
+from adapters.command import Parser, exit_status
+from adapters.output import STANDARD_OUTPUT, check_file, write_json
+from benchmarks.command import measured
+from benchmarks.output import console
 from benchmarks.synthetic import dense_layer
 from formulations.errors import InputError
 from solvers.threads import exit_now

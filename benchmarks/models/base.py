@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from benchmarks.user_code import UserFunction
+from adapters.user_code import UserFunction
 from formulations.errors import InputError, nearest
 
 _BUILT_IN = {
