@@ -5,15 +5,17 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from adapters.adjust import refit, relative_error, shift_norm
-from adapters.calibrate import Moments, checked_inputs, measure
+from adapters.budget import lowest_price
+from adapters.calibrate import Moments, checked_inputs, evaluating, measure
 from adapters.costs import LayerCosts, check_kind, layer_costs, layer_loss, row_scale
 from adapters.extract import Prices
 from adapters.graph import Layer, layer_graph
@@ -55,6 +57,8 @@ def partition_model(
     costs: str = "covariance",
     prune: bool = True,
     sweeps: bool = True,
+    bytes_share: float | None = None,
+    error_budget: float | None = None,
     seed: int = 0,
     report: Callable[[str, Progress], None] = lambda layer, progress: None,
 ) -> PartitionPlan:
@@ -69,7 +73,11 @@ def partition_model(
         costs: what a weight is worth: `covariance`, `activation` or `magnitude`.
         prune: False keeps all weights that are not 0 and sends what they need: only the placement is decided, for
             the fewest bytes × prices of links, and the outputs stay what they are.
-        sweeps: go through the layers again, each with what it costs the others, until that gains nothing.
+        sweeps: place by searches over the whole network, where every layer knows what it costs the others; without
+            them, one layer after the other by `solver` alone.
+        bytes_share: at most this share of the bytes of direct parallel execution; the price is then searched for.
+        error_budget: at most this much squared error of the outputs on the calibration examples, in shares of their
+            variance; the price is then searched for.
         report: hears progress, layer by layer.
 
     Raises:
@@ -81,7 +89,24 @@ def partition_model(
         return solve(problem, solver, limits=limits, seed=seed, report=lambda step: report(problem.name, step))
 
     partitioner = Partitioner(model, example_inputs, calibration, cluster, prices, costs=costs, prune=prune, seed=seed)
-    return partitioner.plan(solve_layer, sweeps=sweeps)
+    return partitioner.plan(solve_layer, sweeps=sweeps, bytes_share=bytes_share, error_budget=error_budget)
+
+
+@dataclass(frozen=True, eq=False)
+class Draft:
+    """A placement with the network adjusted to it.
+
+    Attributes:
+        placed: with the sends that were chosen on the way.
+        model: adjusted, and masked where kernels are dropped.
+        kept: per layer, N×M.
+        relative_error: per layer, what is left.
+    """
+
+    placed: Placement
+    model: nn.Module
+    kept: tuple[NDArray[np.bool_], ...]
+    relative_error: tuple[float, ...]
 
 
 class Partitioner:
@@ -112,7 +137,7 @@ class Partitioner:
         self._example = checked_inputs("example_inputs", example_inputs, example_inputs)
         self._calibration = _batches(calibration) if prune else []
         self._costs = self._pruning_costs(costs) if prune else [self._lossless(layer) for layer in self.graph.layers]
-        self._settings = {"costs": costs, "prune": prune, "seed": seed, **dataclasses.asdict(self._prices)}
+        self._settings = {"costs": costs, "prune": prune, "seed": seed}
 
     def _pruning_costs(self, kind: str) -> list[LayerCosts]:
         names = [layer.name for layer in self.graph.layers]
@@ -127,40 +152,40 @@ class Partitioner:
         module = self._model.get_submodule(layer.name)
         weights, (_, _, kernel) = matrix(module), sizes(module)
         used = (weights != 0).unflatten(1, (-1, kernel)).any(dim=2).cpu().numpy()
-        return LayerCosts(used * 2.0 * self._dearest_message())
+        return LayerCosts(used * 2.0 * self._dearest_message(self._prices))
 
-    def _dearest_message(self) -> float:
+    def _dearest_message(self, prices: Prices) -> float:
         most = max((int(activation.bytes.max(initial=0)) for activation in self.graph.activations), default=0)
-        return float(self._prices.per_byte * self._cluster.price.max(initial=0.0) * most) or 1.0
+        return float(prices.per_byte * self._cluster.price.max(initial=0.0) * most) or 1.0
 
     @property
     def group_names(self) -> list[str]:
         return [group.name for group in self.graph.groups]
 
-    def network(self) -> Network:
+    def network(self, prices: Prices) -> Network:
         """The network with each kernel counted by itself, inputs crossing everywhere."""
-        costs, price = [entry.prune_cost for entry in self._costs], self._prices.per_weight
-        scaling = Scaling(choose_scale([self._largest_total(costs)]))
+        costs, price = [entry.prune_cost for entry in self._costs], prices.per_weight
+        scaling = Scaling(choose_scale([self._largest_total(costs, prices)]))
         scaled = [np.rint(cost * scaling.scale).astype(np.int64) for cost in costs]
         keep = int(np.rint(price * scaling.scale))
         return Network(
             graph=self.graph,
             cluster=self._cluster,
-            prices=self._prices,
+            prices=prices,
             gains=tuple(np.maximum(cost - keep, 0) for cost in scaled),
             base=tuple(int(np.minimum(cost, keep).sum()) for cost in scaled),
             scaling=scaling,
             partials=(False,) * len(costs),
         )
 
-    def _largest_total(self, costs: Sequence[NDArray[np.float64]]) -> float:
+    def _largest_total(self, costs: Sequence[NDArray[np.float64]], prices: Prices) -> float:
         """No sum that comes up anywhere is larger, in shares of output energy."""
         num_bytes = sum(float(activation.bytes.sum()) for activation in self.graph.activations)
-        needed = sum(read.channel.size for read in self.graph.reads) * self._dearest_message()
+        needed = sum(read.channel.size for read in self.graph.reads) * self._dearest_message(prices)
         num_workers, dearest = self._cluster.num_workers, float(self._cluster.price.max(initial=0.0))
         with np.errstate(over="ignore"):  # choose_scale refuses an infinite sum
-            sends = num_workers * self._prices.per_byte * dearest * num_bytes
-            kept = self._prices.per_weight * sum(cost.size for cost in costs)
+            sends = num_workers * prices.per_byte * dearest * num_bytes
+            kept = prices.per_weight * sum(cost.size for cost in costs)
             return num_workers * (sends + needed + kept + sum(float(cost.sum()) for cost in costs))
 
     def problems(self, answer: SolveLayer) -> Iterator[tuple[LayerProblem, SolveResult]]:
@@ -169,45 +194,123 @@ class Partitioner:
         Raises:
             PlanError: a group has no assignment, so there is nothing to carry on from.
         """
-        network = self.network()
+        network = self.network(self._prices)
         yield from Placer([None] * len(self._costs)).problems(
             network, lambda problem, start: answer(problem), network.start()
         )
 
-    def plan(self, answer: SolveLayer, *, sweeps: bool = False) -> PartitionPlan:
+    def _greedy(self, answer: SolveLayer) -> PartitionPlan:
+        """The plan of one group after the other."""
+        solved: dict[str, GroupPlan] = {}
+
+        def kept(problem: LayerProblem, start: IntArray | None) -> SolveResult:
+            result = answer(problem)
+            if result.assignment is not None:
+                solved[problem.name] = GroupPlan(problem, result)
+            return result
+
+        placed = Placer([None] * len(self._costs)).forward(self.network(self._prices), kept)
+        return self._plan(self._draft(placed), tuple(solved[name] for name in self.group_names))
+
+    def plan(
+        self,
+        answer: SolveLayer,
+        *,
+        sweeps: bool = False,
+        bytes_share: float | None = None,
+        error_budget: float | None = None,
+    ) -> PartitionPlan:
         """The plan that `answer` leads to, with adjusted weights.
 
         Args:
-            sweeps: place by quick searches first, and let `answer` solve each group with all others known; otherwise
-                one group after the other by `answer` alone, every kernel counted by itself.
+            sweeps: place by quick searches over the whole network, and let `answer` bound and better each group in
+                the end; otherwise one group after the other by `answer` alone, every kernel counted by itself.
+            bytes_share: at most this share of the bytes of direct parallel execution; the price is searched for.
+            error_budget: at most this much squared error of the outputs on the calibration examples, in shares of
+                their variance; the price is searched for.
 
         Raises:
+            InputError: a budget that cannot be met.
             PlanError: a layer has no assignment.
         """
         if not sweeps:
-            placer = Placer([None] * len(self._costs))
-            solved: dict[str, GroupPlan] = {}
-
-            def kept(problem: LayerProblem, start: IntArray | None) -> SolveResult:
-                result = answer(problem)
-                if result.assignment is not None:
-                    solved[problem.name] = GroupPlan(problem, result)
-                return result
-
-            placed = placer.forward(self.network(), kept)
-            return self._finished(placed, lambda final: tuple(solved[name] for name in self.group_names))
+            if bytes_share is not None or error_budget is not None:
+                raise InputError("budgets need sweeps; leave bytes_share and error_budget out, or set sweeps=True")
+            return self._greedy(answer)
         placer = Placer([costs.loss for costs in self._costs])
+        placed = self._searched(placer, bytes_share, error_budget)
+        if self._follows:
+            draft = self._draft(placed)
+            return self._plan(draft, self._certified(placer, draft.placed, answer, 1, None)[1])
+        placed, groups = self._certified(placer, placed, answer, _MOST_ROUNDS, bytes_share)
+        return self._plan(self._draft(placed), groups)
+
+    @property
+    def _follows(self) -> bool:
+        """Whether what is sent is chosen anew when the layers before are adjusted."""
+        return any(costs.loss is not None for costs in self._costs)
+
+    def _searched(self, placer: Placer, bytes_share: float | None, error_budget: float | None) -> Placement:
+        """Where quick searches over the whole network end, at the price that keeps to the budget if there is one."""
         search = quick(self._seed, _QUICK_STEPS)
-        placed = placer.forward(self.network(), search)
-        self._show(f"placed: total {placed.total / placed.network.scaling.scale:.6g}")
-        placed = placer.improved(placed, search, self._show)
-        if any(costs.loss for costs in self._costs):
-            return self._finished(placed, lambda final: self._certified(placer, final, answer, 1)[1])
-        placed, groups = self._certified(placer, placed, answer, _MOST_ROUNDS)
-        return self._finished(placed, lambda final: groups)
+        latest: list[Placement] = []
+
+        def placed_at(price: float) -> Placement:
+            network = self.network(replace(self._prices, per_byte=price))
+            # One price's placement is a start for the next.
+            placed = placer.again(network, latest[-1]) if latest else placer.forward(network, search)
+            latest.append(placer.improved(placed, search, self._show))
+            self._show(f"price {price:.3g}: {self._share(latest[-1]):.2%} of direct parallel")
+            return latest[-1]
+
+        def by_share(price: float) -> tuple[float, Placement]:
+            placed = placed_at(price)
+            return self._share(placed), placed
+
+        def by_adjusted_share(price: float) -> tuple[float, Placement]:
+            placed = placed_at(price)
+            return self._share(self._draft(placed).placed), placed
+
+        def by_error(quantity: float) -> tuple[float, Placement]:
+            placed = placed_at(1 / quantity)
+            return self._output_error(self._draft(placed)), placed
+
+        start = self._prices.per_byte or DEFAULT_PRICES.per_byte
+        if error_budget is not None:
+            return lowest_price(by_error, error_budget, 1 / start)[1]
+        if bytes_share is None:
+            return placed_at(self._prices.per_byte)
+        price, placed = lowest_price(by_share, bytes_share, start)
+        return lowest_price(by_adjusted_share, bytes_share, price, step=1.5)[1] if self._follows else placed
+
+    def _share(self, placed: Placement) -> float:
+        return placed.num_bytes / max(1, self.bytes_direct)
+
+    @property
+    def bytes_direct(self) -> int:
+        """What direct parallel execution sends, per example."""
+        return sum(
+            message.bytes_direct for message in self.network(self._prices).messages(self.network(self._prices).start())
+        )
+
+    def _output_error(self, draft: Draft) -> float:
+        """Squared error of the outputs on the calibration examples, in shares of their variance."""
+        error, total, origin, count = 0.0, 0.0, 0.0, 0
+        with evaluating(self._model), evaluating(draft.model):
+            for batch in self._calibration:
+                wanted = first_tensor(self._model(batch.clone())).double()
+                found = first_tensor(draft.model(batch.clone())).double()
+                error += float((found - wanted).square().sum())
+                total, origin, count = (
+                    total + wanted.square().sum(dim=0),
+                    origin + wanted.sum(dim=0),
+                    count + len(wanted),
+                )
+        spread = float((total - origin**2 / count).sum())
+        return error / spread if spread > 0 else error
 
     def _certified(
-        self, placer: Placer, placed: Placement, answer: SolveLayer, rounds: int
+        self, placer: Placer, placed: Placement, answer: SolveLayer, rounds: int, bytes_share: float | None
     ) -> tuple[Placement, tuple[GroupPlan, ...]]:
         """Each group's problem with all others as they end up, and its answer; in the last round nothing moves."""
         groups: dict[str, GroupPlan] = {}
@@ -221,49 +324,51 @@ class Partitioner:
                     groups[group.name] = GroupPlan(problem, _with(problem, result, placed.worker[group.units]))
                     if result.assignment is not None and number < rounds - 1:
                         moved = placer.moved(placed, group, result.assignment.worker)
-                        changed |= moved is not placed
-                        placed = moved
+                        fits = bytes_share is None or self._share(moved) <= max(bytes_share, self._share(placed))
+                        changed |= fits and moved is not placed
+                        placed = moved if fits else placed
             if not changed:
                 break
         return placed, tuple(groups[name] for name in self.group_names)
 
-    def _finished(self, placed: Placement, certified: Callable[[Placement], tuple[GroupPlan, ...]]) -> PartitionPlan:
-        """The plan of a placement, adjusted layer by layer on the activations of the network changed so far.
-
-        Args:
-            certified: the groups' problems and answers, once it is settled what crosses.
-        """
+    def _draft(self, placed: Placement) -> Draft:
+        """The network adjusted layer by layer, on the activations of the network changed so far."""
         model = copy.deepcopy(self._model)
+        kept, errors = [], []
+        for index in range(len(self.graph.layers)):
+            placed, layer_kept, error = self._adjusted(placed, model, index)
+            kept.append(layer_kept)
+            errors.append(error)
+        return Draft(placed, model, tuple(kept), tuple(errors))
+
+    def _plan(self, draft: Draft, groups: tuple[GroupPlan, ...]) -> PartitionPlan:
+        network, worker = draft.placed.network, draft.placed.worker
         layers = []
         for index, layer in enumerate(self.graph.layers):
-            placed, kept, error = self._adjusted(placed, model, index)
-            network, worker = placed.network, placed.worker
-            read = self.graph.activations[layer.activation]
+            read, partials = self.graph.activations[layer.activation], network.partials[index]
             layers.append(
                 LayerPlan(
                     name=layer.name,
                     group=self.graph.groups[self.graph.group_of_layer[index]].name,
-                    message=f"{layer.name} (partial sums)" if network.partials[index] else read.name,
+                    message=f"{layer.name} (partial sums)" if partials else read.name,
                     worker=worker[layer.unit],
                     input_worker=worker[read.unit],
                     unit=self.graph.place_in_group[layer.unit],
-                    message_bytes=np.full(layer.num_neurons, layer.partial_bytes)
-                    if network.partials[index]
-                    else read.bytes,
-                    kept=kept,
-                    partials=network.partials[index],
-                    relative_error=error,
+                    message_bytes=np.full(layer.num_neurons, layer.partial_bytes) if partials else read.bytes,
+                    kept=draft.kept[index],
+                    partials=partials,
+                    relative_error=draft.relative_error[index],
                 )
             )
         return PartitionPlan(
             cluster=self._cluster,
             layers=tuple(layers),
-            groups=certified(placed),
-            messages=tuple(placed.network.messages(placed.worker)),
-            weights={key: value.detach().clone() for key, value in model.state_dict().items()},
+            groups=groups,
+            messages=tuple(network.messages(worker)),
+            weights={key: value.detach().clone() for key, value in draft.model.state_dict().items()},
             model_digest=model_digest(self._model),
-            objective=placed.total / placed.network.scaling.scale,
-            settings=self._settings,
+            objective=draft.placed.total / network.scaling.scale,
+            settings={**self._settings, **dataclasses.asdict(network.prices)},
             warnings=self.graph.warnings,
         )
 
@@ -317,6 +422,14 @@ def _with(problem: LayerProblem, result: SolveResult, worker: IntArray) -> Solve
         result, evaluation=evaluation, termination=Termination.OPTIMAL if proven else Termination.FEASIBLE,
         limit=None if proven else result.limit,
     )  # fmt: skip
+
+
+def first_tensor(output: object) -> Tensor:
+    """The first tensor of what a model returns. Raises InputError where there is none."""
+    found = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
+    if not found:
+        raise InputError(f"the model returns a {type(output).__name__} without a tensor; an error budget needs one")
+    return found[0]
 
 
 def _batches(calibration: Iterable[Tensor]) -> list[Tensor]:

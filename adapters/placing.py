@@ -59,6 +59,11 @@ class Placement:
         )
         return self.network.send_total(self.worker) + lost
 
+    @property
+    def num_bytes(self) -> int:
+        """What crosses, per example."""
+        return sum(message.bytes for message in self.network.messages(self.worker))
+
     def with_loss(self, layer: int, loss: LayerLoss) -> Placement:
         """With what one layer sends chosen anew, by another loss, on top of what readers before it send."""
         network, worker = self.network, self.worker
@@ -99,6 +104,10 @@ class Placer:
             interrupted |= result.limit is Limit.INTERRUPT
             require(problem, result)
         return self.seen(replace(Placement(network, worker), interrupted=interrupted))
+
+    def again(self, network: Network, placed: Placement) -> Placement:
+        """A placement, and which layers exchange partial sums, in the same network at other prices."""
+        return self.seen(Placement(replace(network, partials=placed.network.partials), placed.worker))
 
     def problems(
         self, network: Network, answer: Answer, worker: IntArray
