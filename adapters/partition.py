@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before torch, so that --help need not wait for it
+    from adapters.cli import run
+
+    run()
+
 import copy
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -61,6 +66,7 @@ def partition_model(
     error_budget: float | None = None,
     seed: int = 0,
     report: Callable[[str, Progress], None] = lambda layer, progress: None,
+    show: Callable[[str], None] = lambda text: None,
 ) -> PartitionPlan:
     """Place, prune and adjust `model`, which is left as it was; no retraining.
 
@@ -78,7 +84,8 @@ def partition_model(
         bytes_share: at most this share of the bytes of direct parallel execution; the price is then searched for.
         error_budget: at most this much squared error of the outputs on the calibration examples, in shares of their
             variance; the price is then searched for.
-        report: hears progress, layer by layer.
+        report: hears the solver's progress, by layer problem.
+        show: hears what is being done in between.
 
     Raises:
         InputError: a model, data or solver that cannot be used.
@@ -88,7 +95,9 @@ def partition_model(
     def solve_layer(problem: LayerProblem) -> SolveResult:
         return solve(problem, solver, limits=limits, seed=seed, report=lambda step: report(problem.name, step))
 
-    partitioner = Partitioner(model, example_inputs, calibration, cluster, prices, costs=costs, prune=prune, seed=seed)
+    partitioner = Partitioner(
+        model, example_inputs, calibration, cluster, prices, costs=costs, prune=prune, seed=seed, show=show
+    )
     return partitioner.plan(solve_layer, sweeps=sweeps, bytes_share=bytes_share, error_budget=error_budget)
 
 
@@ -350,7 +359,7 @@ class Partitioner:
                 LayerPlan(
                     name=layer.name,
                     group=self.graph.groups[self.graph.group_of_layer[index]].name,
-                    message=f"{layer.name} (partial sums)" if partials else read.name,
+                    reads=read.name,
                     worker=worker[layer.unit],
                     input_worker=worker[read.unit],
                     unit=self.graph.place_in_group[layer.unit],

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from formulations import validation
+from formulations.certificate import Certificate
 from formulations.cluster import Cluster
+from formulations.errors import InputError
 from formulations.evaluation import Evaluation
 from formulations.problem import LayerProblem
 from solvers.base import SolveResult
@@ -54,7 +58,7 @@ class LayerPlan:
     Attributes:
         name: of its module.
         group: of the layer problem that placed it.
-        message: the name under which its inputs, or partial sums, cross.
+        reads: the name of the activation that it reads.
         worker: N.
         input_worker: M; where its inputs live.
         unit: N; which of its group's units each neuron is, by row of the group's problem.
@@ -67,7 +71,7 @@ class LayerPlan:
 
     name: str
     group: str
-    message: str
+    reads: str
     worker: IntArray
     input_worker: IntArray
     unit: IntArray
@@ -76,13 +80,56 @@ class LayerPlan:
     partials: bool
     relative_error: float
 
+    def __post_init__(self) -> None:
+        """Raises InputError where shapes do not fit together."""
+        if self.kept.ndim != 2 or self.kept.dtype != np.bool_:
+            raise InputError(f"layer {self.name!r}: kept has {self.kept.ndim} dimensions of {self.kept.dtype}")
+        num_neurons, num_inputs = self.kept.shape
+        num_messages = num_neurons if self.partials else num_inputs
+        meaning = f"layer {self.name!r} with its {num_neurons} neurons and {num_inputs} inputs"
+        sizes = {"worker": num_neurons, "unit": num_neurons, "input_worker": num_inputs, "message_bytes": num_messages}
+        for key, size in sizes.items():
+            validation.check_shape(key, getattr(self, key), (size,), meaning)
+
+    @property
+    def message(self) -> str:
+        """The name under which its inputs, or partial sums, cross."""
+        return f"{self.name} (partial sums)" if self.partials else self.reads
+
+    @property
+    def weight_key(self) -> str:
+        """Of its weight in a `state_dict`."""
+        return f"{self.name}.weight".removeprefix(".")  # a model may be one layer, without a name
+
+    def sends(self, num_workers: int) -> tuple[IntArray, IntArray]:
+        """P×P and P×P (from, to): how many messages this layer uses, and their bytes per example."""
+        if self.partials:
+            owners = [self.kept[:, self.input_worker == p].any(axis=1) for p in range(num_workers)]
+            neuron, origin = np.nonzero(np.stack(owners, axis=1))
+            message, ends = neuron, (origin, self.worker[neuron])
+        else:
+            users = [self.kept[self.worker == p].any(axis=0) for p in range(num_workers)]
+            message, target = np.nonzero(np.stack(users, axis=1))
+            ends = (self.input_worker[message], target)
+        count, num_bytes = (np.zeros((num_workers, num_workers), dtype=np.int64) for _ in range(2))
+        np.add.at(count, ends, 1)
+        np.add.at(num_bytes, ends, self.message_bytes[message])
+        for table in (count, num_bytes):
+            np.fill_diagonal(table, 0)  # a worker need not send to itself
+        return count, num_bytes
+
 
 @dataclass(frozen=True, eq=False)
 class GroupPlan:
-    """One layer problem and its answer, which has an assignment; named after the first layer that it places."""
+    """One layer problem and its answer, which has an assignment; named after the first layer that it places.
+
+    Attributes:
+        certificate: of a plan that was read from files, where the answer comes without its proof.
+    """
 
     problem: LayerProblem
     result: SolveResult
+    certificate: Certificate | None = field(default=None, repr=False)
 
     @property
     def name(self) -> str:
@@ -120,6 +167,56 @@ class PartitionPlan:
     settings: Mapping[str, Any]
     warnings: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        """Raises InputError where the parts do not fit together."""
+        num_workers = self.cluster.num_workers
+        groups = {group.name: group for group in self.groups}
+        for what, entries in (("layers", self.layers), ("groups", self.groups)):
+            _refuse_twice(what, [entry.name for entry in entries])
+        if not self.layers:
+            raise InputError("a plan needs at least one layer")
+        for message in self.messages:
+            where = f"{num_workers} workers"
+            validation.check_shape(f"bytes of {message.name!r}", message.bytes_by_link, (num_workers,) * 2, where)
+        for group in self.groups:
+            if group.problem.num_workers != num_workers:
+                raise InputError(f"group {group.name!r} has {group.problem.num_workers} workers, not {num_workers}")
+        for layer in self.layers:
+            where = f"layer {layer.name!r}"
+            if layer.group not in groups or layer.message not in {message.name for message in self.messages}:
+                raise InputError(
+                    f"{where} belongs to group {layer.group!r} and message {layer.message!r}; one is missing"
+                )
+            _refuse_beyond(f"{where}: worker", layer.worker, num_workers)
+            _refuse_beyond(f"{where}: input_worker", layer.input_worker, num_workers)
+            _refuse_beyond(f"{where}: unit", layer.unit, groups[layer.group].problem.num_neurons)
+            weight = self.weights.get(layer.weight_key)
+            if weight is None or len(weight) != len(layer.worker):
+                raise InputError(f"{where} has {len(layer.worker)} neurons; the weights hold none such")
+
+    def save(self, folder: str | Path) -> None:
+        """Write the plan as a folder (docs/plans.md): there whole, or not at all.
+
+        A folder that holds a plan is replaced, with all that is in it.
+
+        Raises:
+            InputError: the folder holds something else, or cannot be written.
+        """
+        from adapters.plan_files import write_plan
+
+        write_plan(self, folder)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> PartitionPlan:
+        """Read what `save` wrote; the groups' answers come without their proofs, which stay in the certificates.
+
+        Raises:
+            InputError: a file is missing, damaged or of another plan.
+        """
+        from adapters.plan_files import read_plan
+
+        return read_plan(folder)
+
     @functools.cached_property
     def traffic(self) -> IntArray:
         """P×P (from, to): bytes per example."""
@@ -136,27 +233,63 @@ class PartitionPlan:
         """What direct parallel execution sends: every channel that a layer reads to every other worker."""
         return sum(message.bytes_direct for message in self.messages)
 
+    def crossing(self) -> dict[str, tuple[int, int]]:
+        """Bytes of messages by name: as planned, and of direct parallel execution."""
+        found: dict[str, tuple[int, int]] = {}
+        for message in self.messages:  # one operation may send several
+            sent, direct = found.get(message.name, (0, 0))
+            found[message.name] = (sent + message.bytes, direct + message.bytes_direct)
+        return found
+
     def __str__(self) -> str:
-        titles = ("layer", "bytes", "of", "kept", "rel. error", "objective", "lower bound", "gap")
-        width = max(len(layer.name) for layer in self.layers) + 1
-        row = f"{{:<{width}}} {{:>10}} {{:>10}} {{:>7}} {{:>10}} {{:>12}} {{:>12}} {{:>7}}"
-        messages = {message.name: message for message in self.messages}
-        groups = {group.name: group for group in self.groups}
-        lines = [row.format(*titles)]
-        for layer in self.layers:
-            # Said once, with the first layer that they belong to.
-            message, group = messages.pop(layer.message, None), groups.pop(layer.group, None)
-            crosses = ("", "") if message is None else (message.bytes, message.bytes_direct)
-            solved = ("", "", "") if group is None else _solved(group)
-            share, error = f"{layer.kept.mean():.1%}", f"{layer.relative_error:.3%}"
-            lines.append(row.format(layer.name, *crosses, share, error, *solved))
-        for message in messages.values():
-            lines.append(row.format(message.name, message.bytes, message.bytes_direct, "", "", "", "", "").rstrip())
-        of_direct = self.bytes_sent / max(1, self.bytes_direct)
-        lines.append(
-            f"{'total':<{width}} {self.bytes_sent:>10} {self.bytes_direct:>10}   {of_direct:.1%} of direct parallel"
-        )
+        rows = [_TITLES, *self._rows(), ("total", "", str(self.bytes_sent), str(self.bytes_direct), *[""] * 5)]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = [
+            "  ".join(
+                text.ljust(width) if number < 2 else text.rjust(width)
+                for number, (text, width) in enumerate(zip(row, widths, strict=True))
+            ).rstrip()
+            for row in rows
+        ]
+        lines[-1] += f"  {self.bytes_sent / max(1, self.bytes_direct):.1%} of direct parallel"
         return "\n".join(lines)
+
+    def _rows(self) -> list[tuple[str, ...]]:
+        """The cells of every layer, then of what crosses for operations that are no layers."""
+        crossing = self.crossing()
+        groups = {group.name: group for group in self.groups}
+        rows = []
+        for layer in self.layers:
+            # Said once, with the first layer that they belong to. A layer in partial sums may be the only one that
+            # would need what it reads.
+            group = groups.pop(layer.group, None)
+            names = dict.fromkeys((layer.reads, layer.message))
+            found = [crossing.pop(name) for name in names if name in crossing]
+            rows.append((
+                layer.name,
+                layer.reads + (", summed" if layer.partials else ""),
+                *(map(str, map(sum, zip(*found, strict=True))) if found else ("shared", "")),
+                f"{layer.kept.mean():.1%}",
+                f"{layer.relative_error:.3%}",
+                *((f"with {layer.group}", "", "") if group is None else _solved(group)),
+            ))  # fmt: skip
+        rows += [("(no layer)", name, str(sent), str(direct), *[""] * 5) for name, (sent, direct) in crossing.items()]
+        return rows
+
+
+_TITLES = ("layer", "reads", "bytes", "of", "kept", "rel. error", "objective", "lower bound", "gap")
+
+
+def _refuse_twice(what: str, names: Sequence[str]) -> None:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise InputError(f"two {what} are called {twice[0]!r}; give each its own name")
+
+
+def _refuse_beyond(name: str, numbers: IntArray, end: int) -> None:
+    bad = numbers[(numbers < 0) | (numbers >= end)]
+    if bad.size:
+        raise InputError(f"{name} holds {bad[0]}; it must be from 0 to {end - 1}")
 
 
 def _solved(group: GroupPlan) -> tuple[str, str, str]:
