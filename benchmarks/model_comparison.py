@@ -160,8 +160,8 @@ def _compare_sweeps(comparison: Comparison, subject: _Subject) -> None:
     partitioner = subject.partitioner(_SWEEP_COSTS, comparison)
     for method in comparison.asked:
         answer = _answer(comparison, method, limits)
-        make = functools.partial(partitioner.plan, answer, sweeps=True)
-        _add_row(comparison, subject, f"{method} + sweeps", method, make)
+        plan = functools.partial(partitioner.plan, answer, sweeps=True)
+        _add_row(comparison, subject, f"{method} + sweeps", method, plan)
 
 
 def _answer(comparison: Comparison, method: str, limits: SolveLimits) -> Callable[[LayerProblem], SolveResult]:

@@ -218,7 +218,7 @@ def test_scale_leaves_room_for_the_bytes_of_every_layer() -> None:
     for dtype in (torch.float16, torch.float32, torch.float64):
         model, data = nn.Sequential(nn.Linear(8, 2)).to(dtype), torch.randn(9, 8, dtype=dtype)
         partitioner = Partitioner(model, data, [data], Cluster.equal(2), Prices(1.0), costs="activation")
-        scales.append(partitioner.network().scaling.scale)
+        scales.append(partitioner.network(Prices(1.0)).scaling.scale)
     assert scales == [scales[0], scales[0] / 2, scales[0] / 4]
 
 
@@ -276,7 +276,7 @@ def test_planning_leaves_model_data_and_randomness_as_they_were() -> None:
     ("inputs", "said"),
     [
         ((torch.zeros(2, 9),), "^example_inputs is a tuple; give the inputs alone"),
-        (torch.zeros(9), "^module '0' cannot be traced on example_inputs: "),
+        (torch.zeros(9), r"^calibration batch 0 has shape \(128, 9\); the example inputs have examples$"),
         (torch.zeros(2, 8), "^module '0' cannot be traced on example_inputs: "),
         (torch.zeros(0, 9), "^example_inputs is empty"),
         (torch.zeros(2, 9, dtype=torch.int32), "batch 0 is torch.float32, the example torch.int32; convert one"),
@@ -284,7 +284,7 @@ def test_planning_leaves_model_data_and_randomness_as_they_were() -> None:
     ],
 )
 def test_example_inputs_that_the_model_cannot_take_are_refused(inputs: Any, said: str) -> None:
-    """One line instead of torch's traceback."""
+    """One line instead of torch's traceback; the calibration batches have 128 × 9 features."""
     with pytest.raises(InputError, match=said):
         partition_model(_network(), inputs, Cluster.equal(2), calibration=[_data()])
 
