@@ -61,8 +61,10 @@ def _hugging_face(folder: Path) -> nn.Module:
         raise InputError(f"{folder}: holds no config.json; give the folder of a Hugging Face model")
     try:
         from transformers import AutoModel, AutoModelForImageClassification
+        from transformers.utils import logging
     except ImportError as error:
         raise InputError(f"{folder}: a Hugging Face model needs transformers ({error}); pip install it") from None
+    logging.disable_progress_bar()  # it would be drawn into files, too
 
     def read(kind: type) -> nn.Module:
         # Weights as data: a pickle could run anything.

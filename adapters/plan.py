@@ -99,7 +99,7 @@ class LayerPlan:
     @property
     def weight_key(self) -> str:
         """Of its weight in a `state_dict`."""
-        return f"{self.name}.weight".removeprefix(".")  # a model may be one layer, without a name
+        return f"{self.name}.weight" if self.name else "weight"  # a model may be one layer
 
     def sends(self, num_workers: int) -> tuple[IntArray, IntArray]:
         """P×P and P×P (from, to): how many messages this layer uses, and their bytes per example."""

@@ -1,0 +1,274 @@
+"""`python -m adapters.partition` from the outside: plans that are made, looked at and refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from adapters import PartitionPlan, cli
+from formulations import LayerProblem
+from solvers import solve
+from solvers.base import Limit, SolveResult
+
+#: A user's module with a model, one with its data, and functions that are of no use.
+_MODULE = """
+from types import SimpleNamespace
+import torch
+from torch import nn
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4))
+
+def data():
+    torch.manual_seed(1)
+    return torch.randn(96, 6)
+
+def with_data():
+    return SimpleNamespace(model=network(), calibration=data().split(64))
+
+def number():
+    return 7
+
+def broken():
+    raise RuntimeError("no weights")
+
+def interrupted():
+    raise KeyboardInterrupt
+"""
+_QUICK = [
+    "--workers",
+    "2",
+    "--costs",
+    "activation",
+    "--solver",
+    "local-search",
+    "--time-limit",
+    "0.5",
+    "--price",
+    "1e-3",
+]
+
+
+@pytest.fixture(autouse=True)
+def _user_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "planned_nets.py").write_text(_MODULE)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    sys.modules.pop("planned_nets", None)
+
+
+def _error(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The one line that bad input ends in."""
+    assert cli.main(arguments) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    (line,) = said.err.splitlines()
+    return line
+
+
+def test_plan_is_printed_written_drawn_and_can_be_looked_at(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The whole way: table, JSON, folder, pictures; then `explain` and `diff` on the folder."""
+    files = ["--out", "plan", "--json", "plan.json"]
+    assert cli.main(["planned_nets:with_data", *_QUICK, *files]) == 0
+    said = capsys.readouterr()
+    plan = PartitionPlan.load("plan")
+    assert said.out == f"{plan}\n"
+    assert said.err == ""  # no terminal, no progress
+    content = json.loads(Path("plan.json").read_text())
+    assert content["schema"] == "partition/1"
+    assert content["bytes_sent"] == plan.bytes_sent == sum(entry["bytes"] for entry in content["messages"])
+    assert [entry["layer"] for entry in content["layers"]] == ["0", "2"]
+    assert content["groups"][0]["objective"] == plan.groups[0].evaluation.objective
+    assert content["interrupted"] is False
+    pictures = sorted(path.name for path in Path("plan/pictures").rglob("*.svg"))
+    assert pictures == ["0.svg", "2.svg", "traffic.svg"]
+
+    assert cli.main(["explain", "plan", "2"]) == 0
+    assert capsys.readouterr().out.startswith("2: 4 neurons, 8 channels of relu;")
+    assert cli.main(["explain", "plan", "2", "--neuron", "3"]) == 0
+    assert capsys.readouterr().out.startswith("2, neuron 3, sits on w")
+    assert cli.main(["diff", "plan", "plan"]) == 0
+    assert "as before" in capsys.readouterr().out
+
+
+def test_calibration_may_come_in_files_of_both_kinds(capsys: pytest.CaptureFixture[str]) -> None:
+    """A bare model with inputs from a file, in another float type, is planned as with its own batches of as many."""
+    import planned_nets
+
+    data = planned_nets.data()
+    np.save("inputs.npy", data.double().numpy())
+    safetensors.torch.save_file({"inputs": data}, "inputs.safetensors")
+    said = []
+    for arguments in (
+        ["planned_nets:with_data"],
+        ["planned_nets:network", "--calibration", "inputs.npy"],
+        ["planned_nets:network", "--calibration", "inputs.safetensors"],
+    ):
+        assert cli.main([*arguments, *_QUICK, "--json", "-"]) == 0
+        content = json.loads(capsys.readouterr().out)
+        said.append([content[key] for key in ("layers", "messages", "objective")])
+    assert said[0] == said[1] == said[2]
+
+
+def test_nothing_is_dropped_unless_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    """`--no-prune` keeps every weight."""
+    arguments = ["planned_nets:with_data", "--workers", "2", "--no-prune", "--solver", "local-search"]
+    assert cli.main([*arguments, "--time-limit", "0.5", "--json", "-"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert [layer["kept"] for layer in content["layers"]] == [1.0, 1.0]
+    assert content["settings"]["prune"] is False
+
+
+@pytest.mark.parametrize(("option", "value"), [("--bytes-share", "0.4"), ("--error-budget", "0.05")])
+def test_budgets_reach_the_planner(option: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each option is handed on under its own name, the others as if not given."""
+    from adapters import partition
+
+    asked: dict[str, Any] = {}
+
+    def planner(*arguments: Any, **options: Any) -> None:
+        asked.update(options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(partition, "partition_model", planner)
+    assert cli.main(["planned_nets:with_data", "--workers", "2", option, value, "--seed", "3"]) == 130
+    name = option[2:].replace("-", "_")
+    other = {"bytes_share": "error_budget", "error_budget": "bytes_share"}[name]
+    assert (asked[name], asked[other], asked["seed"]) == (float(value), None, 3)
+    assert asked["prices"] == partition.DEFAULT_PRICES
+
+
+def test_a_hugging_face_folder_is_planned(capsys: pytest.CaptureFixture[str]) -> None:
+    """A tiny ResNet, saved as such models are, with inputs from a file."""
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = transformers.ResNetConfig(
+        embedding_size=4, hidden_sizes=[4, 6], depths=[1, 1], layer_type="basic", num_labels=3
+    )
+    transformers.ResNetForImageClassification(config).eval().save_pretrained("resnet")
+    np.save("images.npy", torch.randn(6, 3, 16, 16).numpy())
+    capsys.readouterr()
+    assert "give --calibration FILE" in _error(capsys, "resnet", "--workers", "2")
+    assert cli.main(["resnet", "--calibration", "images.npy", *_QUICK, "--out", "plan"]) == 0
+    assert "classifier.1" in capsys.readouterr().out
+    assert PartitionPlan.load("plan").layers[-1].worker.size == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "required: MODEL"),
+        (["m:f"], "--cluster --workers is required"),
+        (["m:f", "--workers", "2", "--cluster", "c.toml"], "not allowed with"),
+        (["m:f", "--workers", "0"], "--workers is 0"),
+        (["m:f", "--workers", "2", "--price", "nan"], "--price is nan"),
+        (["m:f", "--workers", "2", "--price", "1", "--bytes-share", "1"], "not allowed with"),
+        (["m:f", "--workers", "2", "--time-limit", "0"], "--time-limit is 0.0"),
+        (["m:f", "--workers", "2", "--seed", "-1"], "--seed is -1"),
+        (["m:f", "--workers", "2", "--costs", "fisher"], "invalid choice: 'fisher'"),
+        (["m:f", "--workers", "2", "--solver", "local-serch"], "did you mean 'local-search'?"),
+        (["m:f", "--cluster", "no.toml"], "no.toml: cannot be read"),
+        (["m:f", "--workers", "2", "--out", ""], "--out is empty"),
+        (["m:f", "--workers", "2", "--json", "."], "is a folder"),
+        (["m:f", "--workers", "2"], "model 'm:f': ModuleNotFoundError"),
+        (["digits", "--workers", "2"], "model 'digits' is unknown; give package.module:factory, or a folder"),
+        ([".", "--workers", "2"], "holds no config.json"),
+        (["planned_nets:netwrk", "--workers", "2"], "did you mean 'network'?"),
+        (["planned_nets:network", "--workers", "2"], "give --calibration FILE"),
+        (["planned_nets:number", "--workers", "2"], "the factory returns a int"),
+        (["planned_nets:broken", "--workers", "2"], "RuntimeError: no weights; at "),
+        (["planned_nets:network", "--workers", "2", "--calibration", "no.npy"], "no.npy: cannot be read"),
+        (
+            ["planned_nets:network", "--workers", "2", "--calibration", "planned_nets.py"],
+            "ends in .npy or .safetensors",
+        ),
+        (["planned_nets:with_data", "--workers", "2", "--out", "."], "holds something that is no plan"),
+        (["planned_nets:with_data", "--workers", "2", "--out", "planned_nets.py"], "is a file"),
+        (["explain", "plan"], "required: LAYER"),
+        (["explain", "plan", "fc"], "plan/plan.json: no such file"),
+        (["explain", "plan", "fc", "--neuron", "x"], "invalid int value"),
+        (["diff", "plan"], "required: DIR"),
+        (["diff", "plan", "other"], "plan/plan.json: no such file"),
+    ],
+)
+def test_bad_input_is_one_line(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """What, where and what to do, with exit status 2 and nothing on standard output."""
+    assert said in _error(capsys, *arguments)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x93NUMPY", b"\x80\x04K\x01.", np.float32(3).tobytes()])
+@pytest.mark.parametrize("ending", ["npy", "safetensors"])
+def test_calibration_files_that_are_none_are_refused(
+    content: bytes, ending: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Empty, truncated, pickled and foreign files of either ending."""
+    Path(f"inputs.{ending}").write_bytes(content)
+    arguments = ["planned_nets:network", "--workers", "2", "--calibration", f"inputs.{ending}"]
+    assert f"inputs.{ending}: holds no inputs" in _error(capsys, *arguments)
+
+
+def test_a_network_that_does_not_fit_is_a_failure_that_says_what_is_short(capsys: pytest.CaptureFixture[str]) -> None:
+    """Memory for nothing: no plan can be made, exit status 1."""
+    worker = '[[worker]]\nname = "{}"\nmacs_per_second = 1.0\nmemory_bytes = 8\n'
+    links = "[links]\nbytes_per_second = 1.0\n"
+    Path("small.toml").write_text(worker.format("a") + worker.format("b") + links)
+    assert cli.main(["planned_nets:with_data", "--cluster", "small.toml", "--out", "plan"]) == 1
+    said = capsys.readouterr()
+    assert said.err.startswith("failed: layer '0': INFEASIBLE")
+    assert not Path("plan").exists()
+
+
+def test_ctrl_c_before_there_is_anything_ends_with_130(capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing is printed but that."""
+    assert cli.main(["planned_nets:interrupted", "--workers", "2"]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_ctrl_c_in_a_solver_keeps_the_plan(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first answer is the last that the solver is asked for; the plan is finished, printed and saved."""
+    asked = []
+
+    class Interrupted:
+        name = "interrupted"
+
+        def why_not(self, problem: LayerProblem, constraints: Any = ()) -> None:
+            return None
+
+        def solve(self, problem: LayerProblem, *arguments: Any) -> SolveResult:
+            asked.append(problem.name)
+            result = solve(problem, "contiguous")
+            return dataclasses.replace(result, limit=Limit.INTERRUPT)
+
+    monkeypatch.setattr(cli, "get", lambda name, seed: Interrupted())
+    files = ["--out", "plan", "--json", "plan.json"]
+    assert cli.main(["planned_nets:with_data", *_QUICK, *files]) == 0
+    assert asked == ["0"]
+    said = capsys.readouterr()
+    assert said.out == f"{PartitionPlan.load('plan')}\n"
+    assert said.err == "interrupted; what was found so far is above\n"
+    assert json.loads(Path("plan.json").read_text())["interrupted"] is True
+
+
+def test_help_and_bad_input_need_no_torch() -> None:
+    """Seconds saved: the command, and all that the benchmarks share with it, load without torch."""
+    code = (
+        "import sys, adapters.output, adapters.user_code\nfrom adapters import cli\n"
+        "assert cli.main(['m:f', '--workers', '0']) == 2\nassert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    root = Path(cli.__file__).parents[1]
+    command = [sys.executable, "-X", "importtime", "-m", "adapters.partition", "--help"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=root)
+    assert "explain DIR LAYER" in done.stdout
+    assert "adapters.cli" in done.stderr
+    assert "torch" not in {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
