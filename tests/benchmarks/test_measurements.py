@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from benchmarks import bounds, lp_bounds, quality, scaling
+from benchmarks import bounds, curves, lp_bounds, planning, quality, scaling
 from benchmarks.command import measured
 from benchmarks.synthetic import sparse_layer
 from formulations import InputError, LayerProblem
 from solvers.registry import SOLVERS
 
-COMMANDS = (bounds, lp_bounds, quality, scaling)
+COMMANDS = (bounds, curves, lp_bounds, planning, quality, scaling)
 
 
 @pytest.fixture
@@ -63,6 +63,13 @@ def test_scaling_measures_a_sweep(tmp_path: Path, capsys: pytest.CaptureFixture[
         (quality, ["--seconds", "0"]),
         (scaling, ["--largest", "8"]),
         (scaling, ["--json", "."]),
+        (curves, ["--model", "digits-mpl"]),
+        (curves, ["--method", "nobody"]),
+        (curves, ["--workers", "1"]),
+        (curves, ["--prices", "1"]),
+        (curves, ["--json", "."]),
+        (planning, ["--largest", "5"]),
+        (planning, ["--costs", "nothing"]),
         (quality, ["--plot", "."]),
         (quality, ["a.npz", "--plot", "a.npz"]),
         (bounds, ["a.npz", "--plot", "a.npz"]),
