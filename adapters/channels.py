@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -23,36 +23,45 @@ from torch.export import ExportedProgram
 from adapters.graph import Activation, Group, IntArray, Layer, LayerGraph, Read, Span
 from formulations.errors import InputError
 
+#: The same numbers again; names are those of torch.export, of its functional graph as well.
+_SAME = frozenset(["alias", "clone", "contiguous", "detach", "to", "_to_copy"])
+#: Numbers that do not depend on those of the tensor.
+_CONSTANTS = frozenset(
+    """
+    empty_like fill full_like new_empty new_full new_ones new_zeros ones_like zeros_like
+    """.split()
+)
 #: One number in, one number out, or several of the same place.
 _ELEMENTWISE = frozenset(
     """
-    abs add alias alpha_dropout celu clamp clamp_max clamp_min clone contiguous cos detach div dropout elu erf
-    exp expm1 feature_dropout gelu hardsigmoid hardswish hardtanh leaky_relu log log1p masked_fill maximum
-    minimum mish mul neg pow prelu reciprocal relu relu6 rrelu rsqrt rsub selu sigmoid silu sin softplus
-    softsign sqrt square sub tanh tanhshrink threshold to type_as where
+    abs add addcdiv addcmul alpha_dropout atan ceil celu clamp clamp_max clamp_min cos div dropout elu eq
+    erf exp expm1 feature_dropout floor ge gelu gt hardsigmoid hardswish hardtanh le leaky_relu lerp log log1p
+    log_sigmoid logical_and logical_not logical_or lt masked_fill maximum minimum mish mul nan_to_num ne neg pow
+    reciprocal relu relu6 round rrelu rsqrt rsub selu sigmoid sign silu sin sinh softplus softsign sqrt square sub
+    tan tanh tanhshrink threshold where
     """.split()
 )
 #: Data is moved, not computed with. They run on the atoms as they are.
 _MOVES = frozenset(
     """
     cat channel_shuffle chunk expand expand_as flatten flip movedim narrow numpy_T permute pixel_shuffle
-    pixel_unshuffle repeat repeat_interleave reshape roll select slice split split_with_sizes squeeze stack
-    swapaxes t tile transpose unbind unflatten unsqueeze view
+    pixel_unshuffle repeat repeat_interleave reshape roll select select_scatter slice slice_scatter split
+    split_with_sizes squeeze stack swapaxes t tile transpose unbind unflatten _unsafe_view unsqueeze view
     """.split()
 )
-#: Each channel by itself, whatever becomes of the dimensions after it.
+#: But not with these arguments: other numbers from the same memory, repetitions by data.
+_OF_DATA = frozenset(["aten.view.dtype", "aten.repeat_interleave.Tensor", "aten.repeat_interleave.self_Tensor"])
+#: Each channel by itself, whatever becomes of the dimensions after it; how many these are where a digit says so.
 _SPATIAL = frozenset(
     """
     adaptive_avg_pool1d adaptive_avg_pool2d adaptive_max_pool1d adaptive_max_pool2d avg_pool1d avg_pool2d
-    instance_norm max_pool1d max_pool2d upsample_bilinear2d upsample_nearest2d
+    instance_norm max_pool1d max_pool2d upsample_bicubic2d upsample_bilinear2d upsample_linear1d upsample_nearest1d
+    upsample_nearest2d
     """.split()
 )
 #: Over dimensions named in the call; fine where they hold one atom.
-_REDUCTIONS = frozenset(
-    """
-    amax amin log_softmax mean softmax sum
-    """.split()
-)
+_REDUCTIONS = frozenset(["amax", "amin", "log_softmax", "mean", "softmax", "sum"])
+_SYMBOLS = (torch.SymInt, torch.SymFloat, torch.SymBool)
 _LAYERS = {"linear": nn.Linear, "conv1d": nn.Conv1d, "conv2d": nn.Conv2d}
 
 
@@ -98,7 +107,9 @@ class _Walker:
         signature = program.graph_signature
         self._parameters = dict(signature.inputs_to_parameters) | dict(signature.inputs_to_buffers)
         self._inputs = set(signature.user_inputs)
+        self._examples = 0  # of the first input
         self._values: dict[str, Any] = {}
+        self._sizes: dict[str, int] = {}  # bytes of a number, by a value's name
         self._num_atoms = 0
         self._fixed: list[tuple[str, int, int]] = []  # barrier or "" for an input, first atom, end
         self._joins: list[tuple[IntArray, IntArray]] = []
@@ -106,7 +117,7 @@ class _Walker:
         self._reads: list[tuple[str, _Value, IntArray, IntArray]] = []
         self._spans: list[tuple[str, IntArray, int]] = []
         self._loads: list[tuple[IntArray, int, int]] = []  # atoms, macs and bytes of each
-        self._warnings: list[str] = []
+        self._not_understood: dict[str, list[str]] = {}  # operations, by where they are
         self._layer_of: dict[str, int] = {}
         self._norms: dict[int, str] = {}
 
@@ -117,43 +128,57 @@ class _Walker:
             self._values[node.name] = self._placeholder(node)
         elif node.op == "call_function":
             self._values[node.name] = self._call(node)
+        elif node.op == "get_attr":
+            self._values[node.name] = None  # a graph within the graph
+        for value, part in zip(_flat(self._values.get(node.name)), _flat(node.meta.get("val")), strict=False):
+            if isinstance(value, _Value):
+                self._sizes.setdefault(value.name, part.dtype.itemsize)
 
     def _placeholder(self, node: fx.Node) -> Any:
         value = node.meta.get("val")
         if node.name not in self._inputs or not isinstance(value, Tensor):
             return value
+        self._examples = self._examples or (len(value) if value.ndim else 1)
         atoms = self._fresh_fixed("", value.shape)
         return _Value(atoms, node.name, frozenset([f"input {sum(not name for name, _, _ in self._fixed) - 1}"]))
 
     def _call(self, node: fx.Node) -> Any:
-        kind = _kind(node)
         args = [self._argument(arg) for arg in node.args]
         kwargs = {key: self._argument(arg) for key, arg in node.kwargs.items()}
-        tracked = [value for value in _flat((args, list(kwargs.values()))) if isinstance(value, _Value)]
+        tracked = _tracked(args, kwargs)
         if not tracked:
             return node.meta.get("val")
-        if kind == "getitem":
-            return args[0][args[1]] if isinstance(args[0], list | tuple) else self._barrier(node, tracked)
-        result = self._rule(kind)(node, args, kwargs)
-        if result is None:
-            return self._barrier(node, tracked)
-        if str(node.target).split(".")[1].endswith("_") and isinstance(node.args[0], fx.Node):
-            self._values[node.args[0].name] = result  # in place: whoever reads it from here on reads this
-        return result
+        if _kind(node) == "getitem":
+            return args[0][args[1]]
+        _check_output(node)
+        if not any(isinstance(part, Tensor) for part in _flat(node.meta.get("val"))):
+            return None  # an assertion
+        rule = self._rule(node, tracked, args)
+        result = None if rule is None else rule(node, args, kwargs)
+        return self._barrier(node, tracked) if result is None else result
 
-    def _rule(self, kind: str) -> Callable[[fx.Node, list[Any], dict[str, Any]], Any]:
+    def _rule(self, node: fx.Node, tracked: list[_Value], args: list[Any]) -> Callable[..., Any] | None:
+        """What applies; None where that is not understood."""
+        kind = _kind(node)
+        if kind in _ELEMENTWISE or kind in _SAME:
+            return self._elementwise
+        if kind in _MOVES and str(node.target) not in _OF_DATA:
+            return self._move
+        if kind in _CONSTANTS or kind == "copy":
+            return self._copy
+        if len(tracked) > 1 or tracked[0] is not args[0]:
+            return None  # weights, scales or widths that are data
         if kind in _LAYERS:
             return self._layer
-        if kind in _ELEMENTWISE:
-            return self._elementwise
-        if kind in _MOVES:
-            return self._move
         if kind in _SPATIAL:
             return self._spatial
         if kind in _REDUCTIONS:
             return self._reduction
-        own = {"batch_norm": self._batch_norm, "group_norm": self._group_norm, "layer_norm": self._layer_norm}
-        return own.get(kind, self._pad if kind == "pad" else lambda node, args, kwargs: None)
+        if kind == "prelu":
+            return self._elementwise
+        if "batch_norm" in kind:
+            return self._batch_norm
+        return {"group_norm": self._group_norm, "layer_norm": self._layer_norm, "pad": self._pad}.get(kind)
 
     def _argument(self, arg: Any) -> Any:
         if isinstance(arg, fx.Node):
@@ -165,104 +190,142 @@ class _Walker:
     # Rules: the value an operation makes, or None where it is not understood
 
     def _layer(self, node: fx.Node, args: list[Any], kwargs: dict[str, Any]) -> _Value | None:
-        source, (name, module) = args[0], self._module(node, "weight", 1)
-        if module is None or type(module).forward is not _LAYERS[_kind(node)].forward:
+        source, (name, module) = args[0], self._weight_layer(node)
+        if module is None:
             return None
-        dim = source.atoms.ndim - 1 if isinstance(module, nn.Linear) else 1
+        shape, num_neurons = _shape(node), len(module.weight)
+        dim = len(shape) - 1 if isinstance(module, nn.Linear) else 1
         channels = self._channels(source, dim)
-        if channels is None:
+        if channels is None or (dim == 1 and len(shape) < module.weight.ndim):
             return None
-        num_neurons, groups = len(module.weight), getattr(module, "groups", 1)
-        kernel = math.prod(module.weight.shape[2:])
-        shape = _shape(node)
-        positions = math.prod(shape[1:]) // num_neurons
+        positions = self._per_example(math.prod(shape)) // num_neurons
         size = module.weight.dtype.itemsize
         macs = positions * module.weight[0].numel()
         num_bytes = size * (module.weight[0].numel() + (module.bias is not None))
-        if groups == len(channels) > 1 and self._movable(channels):
-            atoms = np.repeat(channels, num_neurons // groups)
+        if getattr(module, "groups", 1) == len(channels) > 1 and self._movable(channels):
+            atoms = np.repeat(channels, num_neurons // len(channels))
             self._loads.append((atoms, macs, num_bytes))
             return _Value(_laid_out(atoms, dim, shape), node.name, source.made_by)
-        if name in self._layer_of:
-            raise InputError(
-                f"module {name!r} runs more than once, and shared weights cannot be placed; copy the module"
-            )
+        self._check_unshared(node, name)
         atoms = self._fresh(num_neurons)
         self._loads.append((atoms, macs, num_bytes))
-        self._layer_of[name] = len(self._layers)
+        self._layer_of[node.name] = len(self._layers)
+        kernel = math.prod(module.weight.shape[2:])
         self._layers.append((name, self._resent(source, dim), atoms, kernel, positions, size))
-        if len(node.users) == 1 and _kind(next(iter(node.users))) == "batch_norm":
-            self._norms[len(self._layers) - 1] = self._module(next(iter(node.users)), "weight", 1)[0]
         return _Value(_laid_out(atoms, dim, shape), node.name, frozenset([name]))
 
+    def _weight_layer(self, node: fx.Node) -> tuple[str, Any]:
+        """The module whose weight and bias the operation has, where its forward is that operation; else None."""
+        name, module = self._module(node, "weight", 1)
+        plain = _LAYERS[_kind(node)]
+        if not isinstance(module, plain) or getattr(module.forward, "__func__", None) is not plain.forward:
+            return "", None
+        own = self._module(node, "bias", 2)[1]
+        has_bias = len(node.args) > 2 and node.args[2] is not None
+        same = own is module if has_bias else module.bias is None
+        return (name, module) if same else ("", None)
+
+    def _check_unshared(self, node: fx.Node, name: str) -> None:
+        """Raises InputError where the weights are read by anything but this layer."""
+        for arg in node.args[1:3]:
+            if isinstance(arg, fx.Node) and len(arg.users) > 1:
+                raise InputError(
+                    f"module {name!r} runs more than once, or its weights are used elsewhere as well, and shared "
+                    "weights cannot be placed; copy the module"
+                )
+
     def _elementwise(self, node: fx.Node, args: list[Any], kwargs: dict[str, Any]) -> _Value | None:
-        tracked = [value for value in _flat((args, list(kwargs.values()))) if isinstance(value, _Value)]
-        shape = _shape(node)
+        tracked, shape = _tracked(args, kwargs), _shape(node)
         if len(tracked) == 1:
-            value = tracked[0]
-            atoms = value.atoms.expand(shape)
-            same = value.atoms.shape == shape
-            return _Value(atoms, node.name, value.made_by, value.sent if same and value.sent_as else None)
-        made_by = frozenset().union(*(value.made_by for value in tracked))
-        atoms, fixed = None, []
-        for value in tracked:
-            own = value.atoms.expand(shape)
-            if not self._movable(_compact(own).unique().numpy()):
-                fixed.append((value, own))
-            elif atoms is None:
-                atoms = own
+            return self._mapped(node, tracked[0])
+        operands = [(value, value.atoms.expand(shape)) for value in tracked]
+        fixed = [(value, own) for value, own in operands if not self._movable(_distinct(own))]
+        movable = [(value, own) for value, own in operands if self._movable(_distinct(own))]
+        if not movable:
+            return self._join_fixed(node, fixed)
+        # A channel that meets many others, such as a mask over all channels, would join them all: it is read.
+        movable.sort(key=lambda operand: -operand[0].atoms.numel())
+        atoms, made_by = movable[0][1], movable[0][0].made_by
+        reads = fixed
+        for value, own in movable[1:]:
+            if value.atoms.numel() < own.numel() and _meets_many(own, atoms):
+                reads.append((value, own))
             else:
-                atoms = self._joined(atoms, own)
-        if atoms is None:
-            return self._join_fixed(node, fixed, made_by)
-        for value, own in fixed:
+                atoms, made_by = self._joined(atoms, own), made_by | value.made_by
+        return self._reading(node, atoms, made_by, reads)
+
+    def _mapped(self, node: fx.Node, value: _Value) -> _Value:
+        """One tensor, number by number."""
+        same = value.atoms.shape == _shape(node)
+        idle = _kind(node) in _SAME or ("dropout" in _kind(node) and node.args[2] is False)
+        if same and idle and self._sizes[value.name] == node.meta["val"].dtype.itemsize:
+            return value
+        return _Value(
+            value.atoms.expand(_shape(node)), node.name, value.made_by, value.sent if same and value.sent_as else None
+        )
+
+    def _reading(
+        self, node: fx.Node, atoms: Tensor, made_by: frozenset[str], reads: list[tuple[_Value, Tensor]]
+    ) -> _Value | None:
+        """What sits where `atoms` do, whose workers need `reads` as well."""
+        found = []
+        for value, own in reads:
             reader, read = _pairs(atoms, own)
+            reader, read = reader[read >= 0], read[read >= 0]
             if (reader < 0).any():
                 return None
-            self._reads.append((f"{node.name}", value, read, reader))
-            made_by -= value.made_by
-        return _Value(atoms, node.name, made_by | ({node.name} if fixed else frozenset()))
+            found.append((node.name, value, read, reader))
+        self._reads += found
+        return _Value(atoms, node.name, made_by | ({node.name} if reads else frozenset()))
 
-    def _join_fixed(self, node: fx.Node, fixed: list[tuple[_Value, Tensor]], made_by: frozenset[str]) -> _Value | None:
-        """Inputs may lie together, as far as anybody knows; the outputs of barriers are where they are."""
-        atoms = fixed[0][1]
-        if any(self._fixed_name(own) for _, own in fixed):
+    def _join_fixed(self, node: fx.Node, fixed: list[tuple[_Value, Tensor]]) -> _Value | None:
+        """Inputs may lie together, as far as anybody knows; what else is fixed is where it is."""
+        if not all(self._of_inputs(_distinct(own)) for _, own in fixed):
             return None
+        atoms = fixed[0][1]
         for _, own in fixed[1:]:
             atoms = self._joined(atoms, own)
-        return _Value(atoms, node.name, made_by)
+        return _Value(atoms, node.name, frozenset().union(*(value.made_by for value, _ in fixed)))
+
+    def _copy(self, node: fx.Node, args: list[Any], kwargs: dict[str, Any]) -> Any:
+        """In the shape of the first tensor: of the second, or constants."""
+        source = args[1] if _kind(node) in ("copy", "fill") else None
+        if not isinstance(source, _Value):
+            return _Value(torch.full((), -1).expand(_shape(node)), node.name, frozenset())
+        return _Value(source.atoms.expand(_shape(node)), node.name, source.made_by)
 
     def _move(self, node: fx.Node, args: list[Any], kwargs: dict[str, Any]) -> Any:
-        constants = [value for value in _flat(args) if isinstance(value, Tensor)]
-        on_atoms = [_as_atoms(arg) for arg in args]
-        moved = node.target(*on_atoms, **{key: _as_atoms(value) for key, value in kwargs.items()})  # type: ignore[operator]
-        made_by = frozenset().union(*(v.made_by for v in _flat(args) if isinstance(v, _Value)))
-        if constants and _kind(node) not in {"cat", "stack"}:
-            return None  # an index that is data
+        values = _tracked(args, kwargs)
+        # Atoms that are repeated without memory have no view in most shapes.
+        move = torch.reshape if _kind(node) in ("view", "_unsafe_view") else node.target
+        moved = move(*(_as_atoms(arg) for arg in args), **{key: _as_atoms(value) for key, value in kwargs.items()})  # type: ignore[operator]
+        made_by = frozenset().union(*(value.made_by for value in values))
         if isinstance(moved, Tensor):
             return _Value(moved, node.name, made_by)
         return [_Value(part, f"{node.name}.{index}", made_by) for index, part in enumerate(moved)]
 
     def _spatial(self, node: fx.Node, args: list[Any], kwargs: dict[str, Any]) -> Any:
-        value, meta = args[0], node.meta["val"]
-        shapes = [part.shape for part in meta] if isinstance(meta, list | tuple) else [meta.shape]
-        # Without a batch dimension the channels would be elsewhere.
-        if any(len(shape) != value.atoms.ndim for shape in shapes) or value.atoms.ndim < 3:
+        value, parts = args[0], _flat(node.meta["val"])
+        ndim, digit = value.atoms.ndim, _kind(node).removesuffix("d")[-1]
+        # Without a batch dimension, or with a longer kernel, the channels would be elsewhere.
+        if ndim < 3 or (digit.isdigit() and ndim != int(digit) + 2) or any(part.ndim != ndim for part in parts):
             return None
         channels = self._channels(value, 1)
         if channels is None:
             return None
-        made = [_Value(_laid_out(channels, 1, shape), node.name, value.made_by) for shape in shapes]
+        made = [_Value(_laid_out(channels, 1, part.shape), node.name, value.made_by) for part in parts]
         smaller = [
             part if part.atoms.numel() <= value.sent.atoms.numel() else _sent_as(part, value.sent) for part in made
         ]
-        return smaller if isinstance(meta, list | tuple) else smaller[0]
+        return smaller if isinstance(node.meta["val"], list | tuple) else smaller[0]
 
     def _pad(self, node: fx.Node, args: list[Any], kwargs: dict[str, Any]) -> Any:
         """Zeros around the image stay at home; zeros beside the channels are constants."""
         value, widths = args[0], args[1]
         if len(widths) <= 2 * (value.atoms.ndim - 2):
-            return self._spatial(node, args, kwargs)
+            around = self._spatial(node, args, kwargs)
+            if around is not None:
+                return around
         mode = args[2] if len(args) > 2 else kwargs.get("mode", "constant")
         if mode != "constant":
             return None
@@ -271,25 +334,40 @@ class _Walker:
     def _reduction(self, node: fx.Node, args: list[Any], kwargs: dict[str, Any]) -> Any:
         value, atoms = args[0], args[0].atoms
         dims = args[1] if len(args) > 1 else kwargs.get("dim")
-        if dims is None:
-            return None
+        if dims is None or dims == []:
+            return None  # over all
         for dim in dims if isinstance(dims, list) else [dims]:
             first = atoms.narrow(dim, 0, 1)
             if not bool((atoms == first).all()):
                 return None
-            atoms = first if _kind(node).endswith("softmax") is False else atoms
-        shape = _shape(node)
-        atoms = atoms.expand(shape) if atoms.ndim == len(shape) else atoms.reshape(shape)
-        return _Value(atoms, node.name, value.made_by)
+            atoms = atoms if _kind(node).endswith("softmax") else first
+        return _Value(atoms.reshape(_shape(node)), node.name, value.made_by)
 
     def _batch_norm(self, node: fx.Node, args: list[Any], kwargs: dict[str, Any]) -> Any:
         """A factor and a shift for each channel; it counts into what the channel takes."""
-        channels = self._channels(args[0], 1)
+        value, source = args[0], node.args[0]
+        channels = self._channels(value, 1)
         if channels is None:
             return None
-        self._loads.append((channels, 0, 4 * node.meta["val"].dtype.itemsize))
-        made = _Value(args[0].atoms, node.name, args[0].made_by)
-        return made if args[0].sent_as is None else _sent_as(made, args[0].sent)
+        own, parts = sum(isinstance(arg, Tensor) for arg in args[1:5]), node.meta["val"]
+        self._loads.append((channels, 0, own * _flat(parts)[0].dtype.itemsize))
+        layer = self._layer_of.get(source.name)
+        if layer is not None and len(source.users) == 1 and np.array_equal(channels, self._layers[layer][2]):
+            self._note_norm(node, layer)
+        made = _Value(value.atoms, node.name, value.made_by, value.sent if value.sent_as else None)
+        return made if isinstance(parts, Tensor) else [made, *[None] * (len(parts) - 1)]
+
+    def _note_norm(self, node: fx.Node, layer: int) -> None:
+        """The norm is the layer's alone if its running mean serves nothing else."""
+        name, module = self._module(node, "running_mean", 3)
+        # Not if it goes by the batch. Without writes in place the operation keeps its own name.
+        fixed = _kind(node).endswith("no_training") or (_kind(node) == "batch_norm" and node.args[5] is False)
+        if (
+            fixed
+            and isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)
+            and len(cast(fx.Node, node.args[3]).users) == 1
+        ):
+            self._norms[layer] = name
 
     def _group_norm(self, node: fx.Node, args: list[Any], kwargs: dict[str, Any]) -> Any:
         value, num_groups = args[0], args[1]
@@ -306,39 +384,37 @@ class _Walker:
 
     def _layer_norm(self, node: fx.Node, args: list[Any], kwargs: dict[str, Any]) -> Any:
         value, normed = args[0], len(args[1])
-        shape = value.atoms.shape
         covered = value.atoms.flatten(-normed)
         first = covered.reshape(-1, covered.shape[-1])[0]
-        channels = first.unique().numpy()
-        if not bool((covered == first).all()) or not self._movable(channels):
+        atoms = first[first >= 0].numpy()
+        if not bool((covered == first).all()) or not self._movable(atoms):
             return None
-        self._loads.append((first.numpy(), 0, 2 * node.meta["val"].dtype.itemsize))
-        if len(channels) > 1:
-            self._span(node, channels, math.prod(shape[1:-normed]))
+        self._loads.append((atoms, 0, 2 * node.meta["val"].dtype.itemsize))
+        self._span(node, np.unique(atoms), self._per_example(covered.numel()) // len(first))
         return _Value(value.atoms, node.name, value.made_by)
 
     def _span(self, node: fx.Node, channels: IntArray, positions: int) -> None:
-        name = self._module(node, "weight", 2)[0] or node.name
-        self._spans.append((name, channels, 2 * positions * node.meta["val"].dtype.itemsize))
+        if len(channels) > 1:
+            name = self._module(node, "weight", 2)[0] or node.name
+            self._spans.append((name, channels, 2 * positions * node.meta["val"].dtype.itemsize))
 
     def _barrier(self, node: fx.Node, tracked: Sequence[_Value]) -> Any:
         """One worker gathers all that the operation reads and runs it."""
-        self._warnings.append(
-            f"{_where(node)}: {_kind(node)} mixes channels in a way that is not understood; "
-            "one worker gathers its inputs and runs it"
-        )
-        meta = node.meta["val"]
+        self._not_understood.setdefault(_where(node), []).append(_kind(node))
+        parts = _flat(node.meta["val"])
+        names = [f"{node.name}.{index}" if index else node.name for index in range(len(parts))]
         made = [
-            _Value(self._fresh_fixed(node.name, part.shape), f"{node.name}.{index}" if index else node.name,
-                   frozenset([node.name]))
-            for index, part in enumerate(meta if isinstance(meta, list | tuple) else [meta])
+            _Value(self._fresh_fixed(node.name, part.shape), name, frozenset([node.name]))
+            if isinstance(part, Tensor) else None
+            for name, part in zip(names, parts, strict=True)
         ]  # fmt: skip
-        at = int(made[0].atoms.reshape(-1)[0]) if made[0].atoms.numel() else self._num_atoms - 1
+        # An output may be empty; the worker that runs it still needs an atom.
+        at = int(self._fresh_fixed(node.name, (1, 1))[0, 0])
         for value in tracked:
-            read = value.sent.atoms.unique().numpy()
+            read = _distinct(value.sent.atoms)
             read = read[read >= 0]
             self._reads.append((node.name, value.sent, read, np.full_like(read, at)))
-        return made if isinstance(meta, list | tuple) else made[0]
+        return made if isinstance(node.meta["val"], list | tuple) else made[0]
 
     # Atoms
 
@@ -357,31 +433,37 @@ class _Walker:
         real = atoms[atoms >= 0]
         return all(not ((real >= start) & (real < end)).any() for _, start, end in self._fixed)
 
-    def _fixed_name(self, atoms: Tensor) -> str:
-        first = int(_compact(atoms).max())
-        return next((name for name, start, end in self._fixed if start <= first < end), "")
+    def _of_inputs(self, atoms: IntArray) -> bool:
+        """Whether all of them are of network inputs."""
+        real = atoms[atoms >= 0]
+        inputs = [(real >= start) & (real < end) for name, start, end in self._fixed if not name]
+        return bool(np.logical_or.reduce(inputs, initial=False, axis=0).all()) if inputs else real.size == 0
+
+    def _per_example(self, count: int) -> int:
+        """Of so many in the batch; rounded up, since a part of the examples may be left out."""
+        return -(-count // self._examples)
 
     def _channels(self, value: _Value, dim: int) -> IntArray | None:
-        """The atom of each index along `dim`, None where an index holds several or a constant.
+        """The atom of each index along `dim`, None where an index holds several or a constant alone.
 
-        Several of a network input are joined: it then lies in whole channels.
+        Several of one network input or barrier are joined: they then lie in whole channels.
         """
         across = value.atoms.movedim(dim, 0)
-        across = across.reshape(across.shape[0], -1) if across.ndim > 1 else across[:, None]
+        across = across.reshape(across.shape[0], -1)
         low, high = _least(across), across.amax(dim=1)
-        if bool((low == high).all()):
-            return low.numpy() if bool((low >= 0).all()) else None
-        if self._fixed_kind(low.numpy(), high.numpy()):
-            rows, columns = (across != low[:, None]).nonzero(as_tuple=True)
-            others = across[rows, columns].numpy()
-            self._join(low[rows].numpy()[others >= 0], others[others >= 0])
-            return low.numpy()
-        return None
+        if not bool((low >= 0).all()) or not self._fixed_together(low[low != high], high[low != high]):
+            return None
+        rows, columns = ((across != low[:, None]) & (across >= 0)).nonzero(as_tuple=True)
+        self._join(low[rows].numpy(), across[rows, columns].numpy())
+        found: IntArray = low.numpy()
+        return found
 
-    def _fixed_kind(self, *atoms: IntArray) -> bool:
-        """Whether all atoms belong to one input or barrier."""
-        low, high = min(int(a.min()) for a in atoms), max(int(a.max()) for a in atoms)
-        return any(start <= low and high < end for _, start, end in self._fixed)
+    def _fixed_together(self, low: Tensor, high: Tensor) -> bool:
+        """Whether each stretch of atoms belongs to one input or barrier."""
+        return all(
+            any(start <= first and last < end for _, start, end in self._fixed)
+            for first, last in torch.stack([low, high], dim=1).unique(dim=0).tolist()
+        )
 
     def _resent(self, value: _Value, dim: int) -> _Value:
         """What is sent for a layer to read `value`, its channels along the first dimension."""
@@ -418,7 +500,7 @@ class _Walker:
             raise InputError("the model has no Linear or convolution layer that can be placed")
         unit = _components(self._num_atoms, self._joins)
         num_units = int(unit.max()) + 1
-        activations = _Activations(unit, self._model)
+        activations = _Activations(unit, self._examples, self._sizes)
         layers = tuple(
             Layer(name, activations.of_layer(source), unit[atoms], kernel, positions, self._norms.get(index), size)
             for index, (name, source, atoms, kernel, positions, size) in enumerate(self._layers)
@@ -439,39 +521,37 @@ class _Walker:
         inputs = tuple(_unique(unit[start:end]) for name, start, end in self._fixed if not name)
         return LayerGraph(
             layers, tuple(activations.found), reads, spans, _groups(layers, num_units), inputs, barriers, macs,
-            num_bytes, tuple(self._warnings),
+            num_bytes, tuple(_warning(where, kinds) for where, kinds in self._not_understood.items()),
         )  # fmt: skip
 
 
 class _Activations:
     """The tensors that are read, each once."""
 
-    def __init__(self, unit: IntArray, model: nn.Module) -> None:
+    def __init__(self, unit: IntArray, examples: int, sizes: dict[str, int]) -> None:
         self.found: list[Activation] = []
-        self._unit = unit
+        self._unit, self._examples, self._sizes = unit, examples, sizes
         self._known: dict[tuple[str, bytes], int] = {}
-        self._size = next(model.parameters()).dtype.itemsize
 
     def of_layer(self, value: _Value) -> int:
         """The activation whose channels lie along the first dimension of the atoms."""
-        atoms = value.atoms
-        channels = self._unit[_least(atoms.reshape(atoms.shape[0], -1)).numpy()]
-        batch = atoms.shape[1] if atoms.ndim > 1 else 1
-        return self._index(value, channels, np.full(len(channels), atoms[0].numel() // batch))
+        rows = value.atoms.reshape(value.atoms.shape[0], -1)
+        return self._index(value, self._unit[_least(rows).numpy()], np.full(len(rows), rows.shape[1]))
 
     def of_read(self, value: _Value, units: IntArray) -> tuple[int, IntArray]:
         """The activation whose channels are the units of `value`, and which of them `units` are."""
-        elements = self._unit[value.atoms[0][value.atoms[0] >= 0].reshape(-1).numpy()]
+        elements = self._unit[value.atoms[value.atoms >= 0].numpy()]
         channels = _unique(elements)
         order = np.argsort(channels)
-        counts = np.bincount(elements, minlength=int(channels.max()) + 1)[channels]
+        counts = np.bincount(elements, minlength=self._unit.size)[channels]
         return self._index(value, channels, counts), order[np.searchsorted(channels, units, sorter=order)]
 
-    def _index(self, value: _Value, channels: IntArray, values: IntArray) -> int:
+    def _index(self, value: _Value, channels: IntArray, in_batch: IntArray) -> int:
         key = (value.name, channels.tobytes())
         if key not in self._known:
             self._known[key] = len(self.found)
-            self.found.append(Activation(value.name, channels, values, self._size, value.made_by))
+            values = -(-in_batch // self._examples)
+            self.found.append(Activation(value.name, channels, values, self._sizes[value.name], value.made_by))
         return self._known[key]
 
 
@@ -523,6 +603,28 @@ def _flat(items: Any) -> list[Any]:
     return [items]
 
 
+def _tracked(args: list[Any], kwargs: dict[str, Any]) -> list[_Value]:
+    return [value for value in _flat([args, list(kwargs.values())]) if isinstance(value, _Value)]
+
+
+def _check_output(node: fx.Node) -> None:
+    """Raises InputError where an operation makes numbers or shapes that depend on the data."""
+    for part in _flat(node.meta.get("val")):
+        sizes = part.shape if isinstance(part, Tensor) else [part]
+        if any(isinstance(size, _SYMBOLS) for size in sizes):
+            raise InputError(
+                f"{_where(node)}: {_kind(node)} makes a number or a shape that depends on the data, so there is no "
+                "fixed layer graph; take it out of the part to be placed"
+            )
+
+
+def _warning(where: str, kinds: Sequence[str]) -> str:
+    listed, mix = ", ".join(dict.fromkeys(kinds)), "mixes" if len(set(kinds)) == 1 else "mix"
+    return (
+        f"{where}: {listed} {mix} channels in a way that is not understood; one worker gathers the inputs and runs it"
+    )
+
+
 def _as_atoms(arg: Any) -> Any:
     if isinstance(arg, _Value):
         return arg.atoms
@@ -557,6 +659,18 @@ def _pairs(left: Tensor, right: Tensor) -> tuple[IntArray, IntArray]:
             left, right = left.narrow(dim, 0, 1), right.narrow(dim, 0, 1)
     pairs = np.unique(np.stack([left.reshape(-1).numpy(), right.reshape(-1).numpy()]), axis=1)
     return pairs[0], pairs[1]
+
+
+def _distinct(atoms: Tensor) -> IntArray:
+    found: IntArray = _compact(atoms).unique().numpy()
+    return found
+
+
+def _meets_many(atoms: Tensor, others: Tensor) -> bool:
+    """Whether an atom of the first stands where several of the second do."""
+    left, right = _pairs(atoms, others)
+    left = left[(left >= 0) & (right >= 0)]
+    return bool(np.unique(left).size < left.size)
 
 
 def _least(rows: Tensor) -> Tensor:

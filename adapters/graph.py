@@ -19,6 +19,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from formulations.errors import InputError
+
 IntArray = NDArray[np.int64]
 
 
@@ -135,7 +137,7 @@ class LayerGraph:
         barriers: the units of each operation that is not understood, which one worker runs, by its name.
         unit_macs: U; multiplications per example.
         unit_bytes: U; of weights, stored densely.
-        warnings: a line for each barrier.
+        warnings: a line for each module with barriers.
     """
 
     layers: tuple[Layer, ...]
@@ -211,6 +213,19 @@ def layer_graph(model: nn.Module, example_inputs: Tensor | Sequence[Tensor]) -> 
     from adapters.channels import walk
     from adapters.tracing import trace
 
-    inputs = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
+    inputs = _inputs(example_inputs)
     with torch.no_grad():
         return walk(model, trace(model, inputs))
+
+
+def _inputs(example_inputs: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Raises InputError for what is no tensor or sequence of them."""
+    inputs = (example_inputs,) if isinstance(example_inputs, Tensor) else example_inputs
+    if not isinstance(inputs, tuple | list) or not inputs:
+        raise InputError(f"example_inputs is a {type(inputs).__name__}; give a tensor or a tuple of them")
+    for number, tensor in enumerate(inputs):
+        if not isinstance(tensor, Tensor):
+            raise InputError(f"example_inputs[{number}] is a {type(tensor).__name__}; give tensors")
+        if tensor.numel() == 0:
+            raise InputError(f"example_inputs is empty, of shape {tuple(tensor.shape)}; give an example")
+    return tuple(inputs)

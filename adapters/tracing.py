@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import traceback
+import warnings
 from collections.abc import Iterator
 
 import torch
@@ -30,33 +32,36 @@ def trace(model: nn.Module, inputs: tuple[Tensor, ...]) -> ExportedProgram:
     check_model(model)
     with evaluating(model), _quiet():
         try:
-            return torch.export.export(model, _few_examples(inputs))
+            return _exported(model, _few_examples(inputs))
         except Exception as error:  # whatever the model's own code or torch says
+            with contextlib.suppress(Exception):
+                return _exported(model, inputs)  # it may take so many examples and no other number
             raise InputError(_why(model, error)) from error
+
+
+def _exported(model: nn.Module, inputs: tuple[Tensor, ...]) -> ExportedProgram:
+    """Without writes in place: what is written to is another tensor from there on."""
+    model(*(tensor.clone() for tensor in inputs))  # which knows more about numbers and devices than a trace
+    program = torch.export.export(model, inputs)
+    targets = [node.target for node in program.graph.nodes if node.op == "call_function"]
+    # Where there are none, the other form of the graph would only take twice the time.
+    writes = any(getattr(getattr(target, "_schema", None), "is_mutable", False) for target in targets)
+    return program.run_decompositions({}) if writes else program
 
 
 def check_model(model: nn.Module) -> None:
     """Raises InputError where weights are missing, shared, or not what the layers compute with."""
     if not isinstance(model, nn.Module):
         raise InputError(f"the model is a {type(model).__name__}, not a torch.nn.Module")
-    owner_of: dict[tuple[int, int], str] = {}
     for name, module in model.named_modules(remove_duplicate=False):
         where = f"module {name!r}" if name else "the model"
+        if any(is_lazy(parameter) for parameter in module.parameters(recurse=False)):
+            raise InputError(f"{where} is a {type(module).__name__} that has no weights yet; run the model once")
         if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d):
             _check_weights(where, module)
         if module._forward_hooks or module._forward_pre_hooks:
             raise InputError(f"{where} has forward hooks, which may change what it computes; remove them first")
-        for key, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
-            # Parameters of their own can still be views of one memory, and stay so in a copy. Empty ones have none.
-            memory = (
-                (0, id(parameter)) if parameter.numel() == 0 else (parameter.data_ptr(), parameter.device.index or 0)
-            )
-            owner = owner_of.setdefault(memory, name)
-            if owner != name:
-                raise InputError(
-                    f"modules {owner!r} and {name!r} share their {key}, and shared weights cannot be placed; "
-                    "copy the module or the weights"
-                )
+    _check_memory(model)
     places = {(parameter.dtype, parameter.device) for parameter in model.parameters()}
     if len(places) > 1:
         listed = " and ".join(sorted(f"{dtype} on {device}" for dtype, device in places))
@@ -64,8 +69,6 @@ def check_model(model: nn.Module) -> None:
 
 
 def _check_weights(where: str, module: nn.Linear | nn.Conv1d | nn.Conv2d) -> None:
-    if is_lazy(module.weight):
-        raise InputError(f"{where} is a {type(module).__name__} that has no weights yet; run the model once")
     own = dict(module.named_parameters(recurse=False))
     for key in ("weight", "bias"):
         if key in own or (key == "bias" and module.bias is None):
@@ -77,8 +80,36 @@ def _check_weights(where: str, module: nn.Linear | nn.Conv1d | nn.Conv2d) -> Non
         raise InputError(f"the {key} of {where} is computed from other parameters; make it plain with {remedy}")
     if module.weight.dtype not in _DTYPES:
         raise InputError(f"{where} has {module.weight.dtype} weights; convert the model to float32")
+    if module.weight.numel() == 0:
+        raise InputError(f"{where} has weights of shape {tuple(module.weight.shape)}, which are none; take it out")
     if module.weight.is_meta:
         raise InputError(f"{where} is on the meta device and has no values; load the model's weights")
+
+
+def _check_memory(model: nn.Module) -> None:
+    """Raises InputError where parameters of two modules are one, or views of one memory, as they stay in a copy."""
+    held: list[tuple[str, int, int, int, str, str]] = []
+    for name, module in model.named_modules(remove_duplicate=False):
+        for key, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
+            if parameter.numel() and not parameter.is_meta:
+                strides = zip(parameter.shape, parameter.stride(), strict=True)
+                size = parameter.element_size() * (1 + sum((length - 1) * stride for length, stride in strides))
+                start = parameter.data_ptr()
+                held.append((str(parameter.device), start, start + size, len(held), name, key))
+    held.sort()
+    last, shared = held[:1], []
+    for entry in held[1:]:
+        (device, _, end, *one), (other_device, start, _, *other) = last[0], entry
+        if device == other_device and start < end and one[1] != other[1]:
+            shared.append(sorted((one, other)))
+        if device != other_device or entry[2] > end:
+            last = [entry]
+    if shared:
+        (_, first, _), (_, second, key) = min(shared)
+        raise InputError(
+            f"modules {first!r} and {second!r} share their {key}, and shared weights cannot be placed; "
+            "copy the module or the weights"
+        )
 
 
 def _few_examples(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -107,11 +138,13 @@ def _why(model: nn.Module, error: Exception) -> str:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without torch's own log lines: what goes wrong is said in one line of ours."""
+    """Without torch's own log lines, warnings and prints: what goes wrong is said in one line of ours."""
     logger = logging.getLogger("torch")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
     try:
-        yield
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
     finally:
         logger.setLevel(level)
