@@ -83,7 +83,7 @@ def plan_network(name: str, costs: str) -> Planning:
     plan = partitioner.plan(LocalSearch(_STEPS_PER_PAIR).solve, sweeps=True)
     return Planning(
         model=name,
-        num_weights=sum(bench.model.get_submodule(layer.name).weight.numel() for layer in graph.layers),
+        num_weights=sum(bench.model.get_parameter(f"{layer.name}.weight").numel() for layer in graph.layers),
         num_layers=len(graph.layers),
         calibration_seconds=calibrated - start,
         planning_seconds=time.perf_counter() - calibrated,
