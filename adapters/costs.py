@@ -20,6 +20,9 @@ from adapters.kernels import matrix, present, sizes
 from formulations.errors import InputError, nearest
 
 KINDS = ("covariance", "activation", "magnitude")
+#: Columns M·k up to which searches look at sets of channels, which they do for hundreds of placements of each layer:
+#: a tenth of a second each for 576 columns. Wider layers do so once, when they are adjusted.
+SEARCHED = 640
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,11 +31,13 @@ class LayerCosts:
 
     Attributes:
         prune_cost: N×M; of zeroing a kernel, the others as they are.
-        loss: of sets of channels, the others refitted; None where kernels count one by one.
+        loss: of sets of channels, the others refitted; None where a search counts kernels one by one.
+        follows: whether what is sent is chosen by that loss once the layers before are adjusted.
     """
 
     prune_cost: NDArray[np.float64]
     loss: LayerLoss | None = None
+    follows: bool = False
 
 
 def check_kind(kind: str) -> None:
@@ -60,7 +65,8 @@ def layer_costs(model: nn.Module, layer: Layer, moments: Moments, kind: str) -> 
     if kind == "activation":
         return LayerCosts(kernel_energy(scaled, moments, kernel) / (2 * unit))
     cost = kernel_energy(scaled, _centred(moments), kernel) / (2 * unit)
-    return LayerCosts(cost, layer_loss(model, layer, moments) if weights.shape[1] <= LARGEST else None)
+    follows = weights.shape[1] <= LARGEST
+    return LayerCosts(cost, layer_loss(model, layer, moments) if weights.shape[1] <= SEARCHED else None, follows)
 
 
 def layer_loss(model: nn.Module, layer: Layer, moments: Moments) -> LayerLoss:

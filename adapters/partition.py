@@ -35,15 +35,13 @@ from formulations.errors import InputError
 from formulations.evaluation import evaluate
 from formulations.problem import LayerProblem
 from formulations.scaling import Scaling, choose_scale
-from solvers.base import Progress, SolveLimits, Solver, SolveResult, Termination
+from solvers.base import Progress, SolveLimits, Solver, SolveResult, Termination, UnsupportedError
 from solvers.registry import solve
 
 IntArray = NDArray[np.int64]
 
 #: At this price per byte the methods send 5–30 % of what direct parallel execution does.
 DEFAULT_PRICES = Prices(per_byte=4e-5)
-#: Steps of a search in a sweep, per pair of units: a second or so for 256 units.
-_QUICK_STEPS = 16
 #: Rounds in which every group is solved with the others as they are.
 _MOST_ROUNDS = 3
 
@@ -219,7 +217,7 @@ class Partitioner:
             return result
 
         placed = Placer([None] * len(self._costs)).forward(self.network(self._prices), kept)
-        return self._plan(self._draft(placed), tuple(solved[name] for name in self.group_names))
+        return self._plan(self._draft(placed, follow=False), tuple(solved[name] for name in self.group_names))
 
     def plan(
         self,
@@ -257,11 +255,11 @@ class Partitioner:
     @property
     def _follows(self) -> bool:
         """Whether what is sent is chosen anew when the layers before are adjusted."""
-        return any(costs.loss is not None for costs in self._costs)
+        return any(costs.follows for costs in self._costs)
 
     def _searched(self, placer: Placer, bytes_share: float | None, error_budget: float | None) -> Placement:
         """Where quick searches over the whole network end, at the price that keeps to the budget if there is one."""
-        search = quick(self._seed, _QUICK_STEPS)
+        search = quick(self._seed)
         latest: list[Placement] = []
 
         def placed_at(price: float) -> Placement:
@@ -329,23 +327,27 @@ class Partitioner:
                 problem = placed.problem(group)
                 known = groups.get(group.name)
                 if known is None or known.problem.digest != problem.digest:
-                    result = answer(problem)
-                    groups[group.name] = GroupPlan(problem, _with(problem, result, placed.worker[group.units]))
+                    result = _answered(problem, answer)
                     if result.assignment is not None and number < rounds - 1:
                         moved = placer.moved(placed, group, result.assignment.worker)
                         fits = bytes_share is None or self._share(moved) <= max(bytes_share, self._share(placed))
                         changed |= fits and moved is not placed
                         placed = moved if fits else placed
+                    groups[group.name] = GroupPlan(problem, _with(problem, result, placed.worker[group.units]))
             if not changed:
                 break
         return placed, tuple(groups[name] for name in self.group_names)
 
-    def _draft(self, placed: Placement) -> Draft:
-        """The network adjusted layer by layer, on the activations of the network changed so far."""
+    def _draft(self, placed: Placement, *, follow: bool = True) -> Draft:
+        """The network adjusted layer by layer, on the activations of the network changed so far.
+
+        Args:
+            follow: choose anew what is sent, where costs know how channels stand in for each other.
+        """
         model = copy.deepcopy(self._model)
         kept, errors = [], []
         for index in range(len(self.graph.layers)):
-            placed, layer_kept, error = self._adjusted(placed, model, index)
+            placed, layer_kept, error = self._adjusted(placed, model, index, follow)
             kept.append(layer_kept)
             errors.append(error)
         return Draft(placed, model, tuple(kept), tuple(errors))
@@ -381,7 +383,9 @@ class Partitioner:
             warnings=self.graph.warnings,
         )
 
-    def _adjusted(self, placed: Placement, model: nn.Module, index: int) -> tuple[Placement, NDArray[np.bool_], float]:
+    def _adjusted(
+        self, placed: Placement, model: nn.Module, index: int, follow: bool
+    ) -> tuple[Placement, NDArray[np.bool_], float]:
         """Prune and refit one layer of `model`, the layers before it done.
 
         Where channels stand in for each other, what is sent is chosen anew, for inputs as the changed network has
@@ -397,8 +401,10 @@ class Partitioner:
             return placed, kept, 0.0
         self._show(f"{layer.name}: adjustment")
         moments = measure(model, self._model, [layer.name], self._calibration, self._example)[layer.name]
-        if self._costs[index].loss is not None and index in placed.losses:
-            placed = placed.with_loss(index, layer_loss(self._model, layer, moments))
+        together = [reader for reader in self.graph.readers[layer.activation] if self._costs[reader].follows]
+        if follow and index in together and not placed.network.partials[index]:
+            before = [reader for reader in together if reader < index and not placed.network.partials[reader]]
+            placed = placed.following(index, layer_loss(self._model, layer, moments), before)
         kept = placed.network.available(index, placed.worker) & (placed.network.gains[index] > 0)
         return placed, kept, self._refit(model, index, kept, moments)
 
@@ -421,16 +427,26 @@ class Partitioner:
         return relative_error(weights, bias, moments, row_scale(self._model, layer))
 
 
+def _answered(problem: LayerProblem, answer: SolveLayer) -> SolveResult:
+    """The answer; the default solver's where the one asked for does not take such problems, as partial sums are."""
+    try:
+        return answer(problem)
+    except UnsupportedError:
+        return solve(problem)
+
+
 def _with(problem: LayerProblem, result: SolveResult, worker: IntArray) -> SolveResult:
-    """The result with the placement that the plan keeps: its own, unless the network has a better one."""
+    """The result with the placement that the plan has, which is the network's best and need not be the problem's."""
     evaluation = evaluate(problem, Assignment(worker))
-    if not evaluation.feasible or evaluation.objective >= result.primal_bound:
+    if not evaluation.feasible or (result.assignment is not None and np.array_equal(result.assignment.worker, worker)):
         return result
     proven = result.dual_bound == evaluation.objective
     return replace(
-        result, evaluation=evaluation, termination=Termination.OPTIMAL if proven else Termination.FEASIBLE,
+        result,
+        evaluation=evaluation,
+        termination=Termination.OPTIMAL if proven else Termination.FEASIBLE,
         limit=None if proven else result.limit,
-    )  # fmt: skip
+    )
 
 
 def first_tensor(output: object) -> Tensor:

@@ -26,12 +26,16 @@ IntArray = NDArray[np.int64]
 #: Answers a problem, given the worker of each neuron in the best placement so far.
 Answer = Callable[[LayerProblem, IntArray | None], SolveResult]
 
-#: Sweeps go on while they gain, but no longer than this.
-_MOST_SWEEPS = 6
+#: Sweeps go on while each saves this share of the total, but no longer than this.
+_WORTH_A_SWEEP, _MOST_SWEEPS = 2e-3, 6
+#: Sweeps in which the other kind of message is tried for every layer.
+_SWEEPS_OF_BOTH_KINDS = 2
 #: A new placement counts if it saves more than this share of the total: less could be rounding.
 _LEAST_GAIN = 1e-9
 #: Of placing a group and choosing what is sent by turns.
 _MOST_ALTERNATIONS = 8
+#: Of a quick search.
+_QUICK_STEPS_PER_PAIR, _MOST_QUICK_STEPS = 16, 1_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,14 +68,15 @@ class Placement:
         """What crosses, per example."""
         return sum(message.bytes for message in self.network.messages(self.worker))
 
-    def with_loss(self, layer: int, loss: LayerLoss) -> Placement:
-        """With what one layer sends chosen anew, by another loss, on top of what readers before it send."""
+    def following(self, layer: int, loss: LayerLoss, before: Sequence[int]) -> Placement:
+        """With what one layer is sent chosen anew, by another loss.
+
+        Args:
+            before: readers of the same activation that have been chosen for; what they are sent is there anyway.
+        """
         network, worker = self.network, self.worker
         index = network.graph.layers[layer].activation
-        together = [reader for reader in network.graph.readers[index] if reader in self.losses]
-        free = network.chosen[index]
-        if layer == together[0]:
-            free = network.gain_at(index, worker, without=together) > network.send_cost_at(index, worker)
+        free = network.chosen[index] if before else np.zeros_like(network.needed_at(index, worker))
         at, owner = worker[network.graph.layers[layer].unit], worker[network.graph.activations[index].unit]
         seen = see(loss, at, owner, network.send_cost_at(index, worker) / network.scaling.scale, free)
         network = network.with_costs(layer, np.rint(seen.cost * network.scaling.scale).astype(np.int64))
@@ -130,12 +135,12 @@ class Placer:
                 placed = self._better(placed, group, answer)
                 if placed.interrupted:
                     return placed
-            for layer in range(len(placed.network.graph.layers)):
+            for layer in range(len(placed.network.graph.layers) if sweep < _SWEEPS_OF_BOTH_KINDS else 0):
                 placed = self._other_mode(placed, layer, answer)
                 if placed.interrupted:
                     return placed
             show(f"sweep {sweep + 1}: total {placed.total / placed.network.scaling.scale:.6g}")
-            if placed.total >= before * (1 - _LEAST_GAIN):
+            if placed.total >= before * (1 - _WORTH_A_SWEEP):
                 break
         return placed
 
@@ -239,8 +244,8 @@ def see(loss: LayerLoss, at: IntArray, owner: IntArray, price: NDArray[np.float6
     return Seen(sent, lost, loss.costs(at, at_hand))
 
 
-def quick(seed: int, steps_per_pair: int) -> Answer:
-    """Local search of so many steps: the same answer every time."""
+def quick(seed: int) -> Answer:
+    """A short local search, the same every time; under a second where there are 256 units and inputs."""
 
     known: dict[tuple[str, tuple[int, ...] | None], SolveResult] = {}
 
@@ -248,10 +253,14 @@ def quick(seed: int, steps_per_pair: int) -> Answer:
         begin = None if start is None else tuple(int(worker) for worker in start)
         key = (problem.digest, begin)
         if key not in known:
-            known[key] = LocalSearch(steps_per_pair, seed=seed, start=begin).solve(problem)
+            known[key] = LocalSearch(_steps_per_pair(problem), seed=seed, start=begin).solve(problem)
         return known[key]
 
     return answer
+
+
+def _steps_per_pair(problem: LayerProblem) -> int:
+    return max(1, min(_QUICK_STEPS_PER_PAIR, _MOST_QUICK_STEPS // problem.num_neurons**2))
 
 
 def require(problem: LayerProblem, result: SolveResult) -> None:
