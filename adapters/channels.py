@@ -193,6 +193,10 @@ class _Walker:
         source, (name, module) = args[0], self._weight_layer(node)
         if module is None:
             return None
+        if source.atoms.ndim < 2:
+            raise InputError(
+                f"module {name!r} reads numbers without examples; example_inputs needs them along its first dimension"
+            )
         shape, num_neurons = _shape(node), len(module.weight)
         dim = len(shape) - 1 if isinstance(module, nn.Linear) else 1
         channels = self._channels(source, dim)
@@ -207,6 +211,8 @@ class _Walker:
             self._loads.append((atoms, macs, num_bytes))
             return _Value(_laid_out(atoms, dim, shape), node.name, source.made_by)
         self._check_unshared(node, name)
+        if _module_of(node) != name:
+            return None  # a function on the module's weights: what they see could not be measured
         atoms = self._fresh(num_neurons)
         self._loads.append((atoms, macs, num_bytes))
         self._layer_of[node.name] = len(self._layers)
@@ -226,7 +232,9 @@ class _Walker:
         return (name, module) if same else ("", None)
 
     def _check_unshared(self, node: fx.Node, name: str) -> None:
-        """Raises InputError where the weights are read by anything but this layer."""
+        """Raises InputError where the weights are read by anything but this layer, or the layer has no name."""
+        if not name:
+            raise InputError(f"the model is a {type(self._model).__name__} alone; put it into an nn.Sequential")
         for arg in node.args[1:3]:
             if isinstance(arg, fx.Node) and len(arg.users) > 1:
                 raise InputError(
@@ -354,7 +362,8 @@ class _Walker:
         layer = self._layer_of.get(source.name)
         if layer is not None and len(source.users) == 1 and np.array_equal(channels, self._layers[layer][2]):
             self._note_norm(node, layer)
-        made = _Value(value.atoms, node.name, value.made_by, value.sent if value.sent_as else None)
+        atoms = _laid_out(channels, 1, value.atoms.shape)
+        made = _Value(atoms, node.name, value.made_by, value.sent if value.sent_as else None)
         return made if isinstance(parts, Tensor) else [made, *[None] * (len(parts) - 1)]
 
     def _note_norm(self, node: fx.Node, layer: int) -> None:
@@ -380,18 +389,18 @@ class _Walker:
         else:
             together = channels.reshape(num_groups, -1)
             self._join(np.repeat(together[:, 0], together.shape[1] - 1), together[:, 1:].ravel())
-        return _Value(value.atoms, node.name, value.made_by)
+        return _Value(_laid_out(channels, 1, value.atoms.shape), node.name, value.made_by)
 
     def _layer_norm(self, node: fx.Node, args: list[Any], kwargs: dict[str, Any]) -> Any:
-        value, normed = args[0], len(args[1])
-        covered = value.atoms.flatten(-normed)
-        first = covered.reshape(-1, covered.shape[-1])[0]
-        atoms = first[first >= 0].numpy()
-        if not bool((covered == first).all()) or not self._movable(atoms):
+        value, covered = args[0], args[0].atoms.flatten(-len(args[1]))
+        rows = covered.reshape(-1, covered.shape[-1])
+        first, atoms = _least(rows.T), _least(rows.T).numpy()
+        # A token may be constant. A channel that is depends on the others' sums, and would be nobody's.
+        if not bool(((rows == first) | (rows < 0)).all()) or not (atoms >= 0).all() or not self._movable(atoms):
             return None
         self._loads.append((atoms, 0, 2 * node.meta["val"].dtype.itemsize))
-        self._span(node, np.unique(atoms), self._per_example(covered.numel()) // len(first))
-        return _Value(value.atoms, node.name, value.made_by)
+        self._span(node, np.unique(atoms), self._per_example(covered.numel()) // len(atoms))
+        return _Value(first.expand(covered.shape).reshape(value.atoms.shape), node.name, value.made_by)
 
     def _span(self, node: fx.Node, channels: IntArray, positions: int) -> None:
         if len(channels) > 1:
@@ -587,9 +596,15 @@ def _kind(node: fx.Node) -> str:
     return parts[1].rstrip("_") if len(parts) > 1 else parts[0]
 
 
-def _where(node: fx.Node) -> str:
+def _module_of(node: fx.Node) -> str:
+    """The innermost module whose forward runs it; a second call of one has a number behind an @."""
     stack = list((node.meta.get("nn_module_stack") or {}).values())
-    name = stack[-1][0] if stack else ""
+    name: str = stack[-1][0].split("@")[0] if stack else ""
+    return name
+
+
+def _where(node: fx.Node) -> str:
+    name = _module_of(node)
     return f"module {name!r}" if name else "the model"
 
 

@@ -154,10 +154,10 @@ def _in_place() -> nn.Module:
 
 def _functional() -> nn.Module:
     def run(m: Any, x: Tensor) -> Tensor:
-        x = F.conv2d(x, m.a.weight, m.a.bias, stride=2).relu()
-        return F.linear(x.flatten(1), m.b.weight)
+        x = F.conv2d(m.a(x), m.b.weight, m.b.bias, stride=2).relu()
+        return m.c(x.flatten(1))
 
-    return Calls(run, a=nn.Conv2d(3, 5, 2), b=nn.Linear(80, 4, bias=False))
+    return Calls(run, a=_conv(3, 4), b=nn.Conv2d(4, 5, 2), c=nn.Linear(80, 4, bias=False))
 
 
 def _flat_first() -> nn.Module:

@@ -229,12 +229,13 @@ def test_what_can_be_made_from_less_is_sent_as_less() -> None:
     assert _read(graph, "5").values.tolist() == [10 * 10] * 5
 
 
-def test_functions_on_a_modules_weights_are_its_layer() -> None:
-    """F.conv2d(x, m.a.weight, m.a.bias) is layer a; a linear map without the module's bias is not its layer."""
+def test_functions_on_a_modules_weights_are_one_workers() -> None:
+    """F.conv2d(x, m.b.weight) does not run m.b, so that nothing could be measured there; a and c are placed."""
     graph = _graph("functional")
-    assert [(layer.name, layer.positions) for layer in graph.layers] == [("a", 16), ("b", 1)]
-    model = Calls(lambda m, x: F.linear(m.a(x), m.b.weight), a=nn.Linear(3, 3), b=nn.Linear(3, 3))
-    assert [layer.name for layer in layer_graph(model, torch.zeros(2, 3)).layers] == ["a"]
+    assert [layer.name for layer in graph.layers] == ["a", "c"]
+    assert graph.warnings[0].startswith("the model: conv2d mixes")
+    (read,) = graph.reads
+    assert graph.activations[read.activation].unit[read.channel].tolist() == _units(graph, "a")
 
 
 def test_writes_in_place_count_from_there_on() -> None:
@@ -286,9 +287,9 @@ def test_what_is_not_understood_is_run_by_one_worker_and_named() -> None:
 
 
 def test_attention_is_barriers_between_layers() -> None:
-    """Its own products are one worker's; the layers around it and its output projection are placed."""
+    """Its products and its projections, which it runs as functions, are one worker's; the layers around are placed."""
     graph = _graph("attention")
-    assert [layer.name for layer in graph.layers] == ["embed", "attend.out_proj", "head"]
+    assert [layer.name for layer in graph.layers] == ["embed", "head"]
     assert all(warning.startswith("module 'attend': linear, bmm, softmax mix") for warning in graph.warnings)
     assert [span.name for span in graph.spans] == ["norm"]
 
@@ -350,6 +351,7 @@ _ROWS = torch.zeros(2, 3)
     ("model", "said"),
     [
         (7, "the model is a int, not a torch.nn.Module"),
+        (nn.Linear(3, 2), "the model is a Linear alone; put it into an nn.Sequential"),
         (nn.Sequential(nn.ReLU()), "no Linear or convolution layer that can be placed"),
         (nn.Sequential(_SHARED, nn.ReLU(), _SHARED), "'0' and '2' share their weight"),
         (Calls(lambda m, x: m.a(m.a(x)), a=nn.Linear(3, 3)), "'a' runs more than once"),
@@ -388,6 +390,7 @@ def test_layers_without_weights_are_refused() -> None:
         ((), "example_inputs is a tuple"),
         ((_ROWS, 3), r"example_inputs\[1\] is a int"),
         (torch.zeros(0, 3), "example_inputs is empty"),
+        (torch.zeros(3), "'0' reads numbers without examples"),
         (torch.zeros(2, 4), "'0' cannot be traced on example_inputs"),
         (torch.zeros(2, 3, device="meta"), "cannot be traced on example_inputs"),
         (torch.zeros(2, 3, dtype=torch.float64), "cannot be traced on example_inputs"),

@@ -324,6 +324,18 @@ _OPERATIONS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int]] = {
     "interpolation": (lambda: _in_image(lambda m, x: F.interpolate(x, size=(5, 7), mode="bilinear")), _IMAGE, 0),
     "normalize": (lambda: _between(lambda m, x: F.normalize(x, dim=1)), _ROW, 1),
     "instance norm": (lambda: _in_image(lambda m, x: F.instance_norm(x)), _IMAGE, 0),
+    "a constant channel in a norm": (
+        lambda: Calls(lambda m, x: m.b(F.layer_norm(F.pad(m.a(x)[:, :4], (0, 2)), (6,)) + m.c(x)), a=nn.Linear(4, 6),
+                      c=nn.Linear(4, 6), b=nn.Linear(6, 3)), _ROW, 1,
+    ),
+    "a constant place in a norm": (
+        lambda: Calls(lambda m, x: m.b(F.group_norm(F.pad(m.a(x), (0, 0, 1, 0)), 2) + m.c(x[:, :1])),
+                      a=nn.Linear(4, 6), c=nn.Linear(4, 6), b=nn.Linear(6, 3)), (3, 4), 1,
+    ),
+    "a constant token in a norm": (
+        lambda: Calls(lambda m, x: m.b(F.layer_norm(F.pad(m.a(x), (0, 0, 1, 0)), (6,))), a=nn.Linear(4, 6),
+                      b=nn.Linear(6, 3)), _TOKENS, 0,
+    ),
     "PReLU": (lambda: nn.Sequential(nn.Conv2d(3, 6, 3), nn.PReLU(6), nn.Conv2d(6, 4, 3)), _IMAGE, 0),
     "the largest of two": (lambda: _between(lambda m, x: x * x.max(1, keepdim=True)[0]), _ROW, 1),
     "LSTM": (
