@@ -39,6 +39,7 @@ class Network:
         scaling: of all costs.
         partials: per layer, whether partial sums cross instead of inputs.
         chosen: what is sent of an activation, M×P, where that does not follow from gains and prices.
+        pinned: the workers of units that somebody decided on.
     """
 
     graph: LayerGraph
@@ -49,6 +50,7 @@ class Network:
     scaling: Scaling
     partials: tuple[bool, ...]
     chosen: Mapping[int, NDArray[np.bool_]] = field(default_factory=dict)
+    pinned: Mapping[int, int] = field(default_factory=dict)
 
     # What crosses
 
@@ -224,7 +226,7 @@ class Network:
         Args:
             memory_left: P; bytes that all other groups leave on each worker, −1 = no limit.
         """
-        loads = shares(self.graph, group, self.cluster, self.prices.slack, memory_left)
+        loads = self._loads(group, memory_left)
         place_cost = self.later_cost(group, worker)
         if self._only_partials(group, worker):
             return self._partials_problem(group, worker, place_cost, loads)
@@ -311,7 +313,7 @@ class Network:
 
     def later_cost(self, group: Group, worker: IntArray) -> IntArray:
         """N×P: what sending a unit's channels from each worker to their readers costs (MATH.md, section 6)."""
-        cost = np.zeros((group.units.size, self.cluster.num_workers), dtype=np.int64)
+        cost = self._pin_cost(group)
         for index, activation in enumerate(self.graph.activations):
             mine = np.flatnonzero(np.isin(activation.unit, group.units))
             if not mine.size:
@@ -325,6 +327,38 @@ class Network:
                 if self.partials[layer]:
                     np.add.at(cost, rows, self._lost_in_partials(layer, worker)[mine])
         return cost
+
+    def _loads(self, group: Group, memory_left: IntArray) -> dict[str, Any]:
+        """Loads and capacities; whoever is decided to hold more than a share may, and others then less."""
+        loads = shares(self.graph, group, self.cluster, self.prices.slack, memory_left)
+        pinned = np.zeros(self.cluster.num_workers, dtype=np.int64)
+        for place, unit in enumerate(group.units.tolist()):
+            if unit in self.pinned:
+                pinned[self.pinned[unit]] += loads["load"][place, 0]
+        if np.any(pinned > loads["capacity"][:, 0]):
+            loads["capacity"][:, 0] = np.maximum(loads["capacity"][:, 0], pinned)
+            loads["min_load"][:, 0] = 0
+        return loads
+
+    def _pin_cost(self, group: Group) -> IntArray:
+        """N×P: more on every worker but a pinned unit's own than any placement of it and of one other can save."""
+        pins = [(place, self.pinned[unit]) for place, unit in enumerate(group.units.tolist()) if unit in self.pinned]
+        cost = np.zeros((group.units.size, self.cluster.num_workers), dtype=np.int64)
+        for place, worker in pins:
+            cost[place] = self._most_saved
+            cost[place, worker] = 0
+        return cost
+
+    @functools.cached_property
+    def _most_saved(self) -> int:
+        """Twice what one unit's place can change: the gains of its neurons, the sends of its channels, its partials."""
+        at_stake = np.zeros(self.graph.num_units, dtype=np.int64)
+        for layer, gain in zip(self.graph.layers, self.gains, strict=True):
+            np.add.at(at_stake, layer.unit, gain.sum(axis=1))
+            np.add.at(at_stake, self.graph.activations[layer.activation].unit, gain.sum(axis=0))
+        for index, activation in enumerate(self.graph.activations):
+            np.add.at(at_stake, activation.unit, self.send_cost(index).sum(axis=2).max(axis=1))
+        return 2 * int(at_stake.max(initial=0)) + 1
 
     def _lost_in_partials(self, layer: int, worker: IntArray) -> IntArray:
         """M×P: gains that a layer in partial sums loses with each channel on each worker, its messages as they are."""
@@ -355,7 +389,7 @@ class Network:
             place_cost=cost + self.later_cost(group, worker),
             name=group.name,
             scaling=self.scaling,
-            **shares(self.graph, group, self.cluster, self.prices.slack, memory_left),
+            **self._loads(group, memory_left),
         )
 
 

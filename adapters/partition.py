@@ -27,6 +27,7 @@ from adapters.graph import Layer, layer_graph
 from adapters.kernels import matrix, set_matrix, sizes
 from adapters.masked import mask
 from adapters.network import Network
+from adapters.overrides import Overrides, pinned_units, require_pins
 from adapters.placing import Placement, Placer, quick
 from adapters.plan import GroupPlan, LayerPlan, PartitionPlan, model_digest
 from formulations.assignment import Assignment
@@ -62,6 +63,7 @@ def partition_model(
     sweeps: bool = True,
     bytes_share: float | None = None,
     error_budget: float | None = None,
+    overrides: Overrides | None = None,
     seed: int = 0,
     report: Callable[[str, Progress], None] = lambda layer, progress: None,
     show: Callable[[str], None] = lambda text: None,
@@ -82,6 +84,7 @@ def partition_model(
         bytes_share: at most this share of the bytes of direct parallel execution; the price is then searched for.
         error_budget: at most this much squared error of the outputs on the calibration examples, in shares of their
             variance; the price is then searched for.
+        overrides: the worker's name for a whole layer, or for some of its neurons by number.
         report: hears the solver's progress, by layer problem.
         show: hears what is being done in between.
 
@@ -94,7 +97,16 @@ def partition_model(
         return solve(problem, solver, limits=limits, seed=seed, report=lambda step: report(problem.name, step))
 
     partitioner = Partitioner(
-        model, example_inputs, calibration, cluster, prices, costs=costs, prune=prune, seed=seed, show=show
+        model,
+        example_inputs,
+        calibration,
+        cluster,
+        prices,
+        costs=costs,
+        prune=prune,
+        overrides=overrides,
+        seed=seed,
+        show=show,
     )
     return partitioner.plan(solve_layer, sweeps=sweeps, bytes_share=bytes_share, error_budget=error_budget)
 
@@ -129,6 +141,7 @@ class Partitioner:
         *,
         costs: str = "covariance",
         prune: bool = True,
+        overrides: Overrides | None = None,
         seed: int = 0,
         show: Callable[[str], None] = lambda text: None,
     ) -> None:
@@ -144,7 +157,8 @@ class Partitioner:
         self._example = checked_inputs("example_inputs", example_inputs, example_inputs)
         self._calibration = _batches(calibration) if prune else []
         self._costs = self._pruning_costs(costs) if prune else [self._lossless(layer) for layer in self.graph.layers]
-        self._settings = {"costs": costs, "prune": prune, "seed": seed}
+        self._pinned = pinned_units(self.graph, cluster, overrides or {})
+        self._settings = {"costs": costs, "prune": prune, "overrides": overrides or {}, "seed": seed}
 
     def _pruning_costs(self, kind: str) -> list[LayerCosts]:
         names = [layer.name for layer in self.graph.layers]
@@ -183,6 +197,7 @@ class Partitioner:
             base=tuple(int(np.minimum(cost, keep).sum()) for cost in scaled),
             scaling=scaling,
             partials=(False,) * len(costs),
+            pinned=self._pinned,
         )
 
     def _largest_total(self, costs: Sequence[NDArray[np.float64]], prices: Prices) -> float:
@@ -354,6 +369,7 @@ class Partitioner:
 
     def _plan(self, draft: Draft, groups: tuple[GroupPlan, ...]) -> PartitionPlan:
         network, worker = draft.placed.network, draft.placed.worker
+        require_pins(network, worker)
         layers = []
         for index, layer in enumerate(self.graph.layers):
             read, partials = self.graph.activations[layer.activation], network.partials[index]
