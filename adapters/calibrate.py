@@ -44,19 +44,53 @@ class Moments:
     target_variance: Tensor
 
     @property
+    def mean(self) -> Tensor:
+        """M·k; E[x]."""
+        return self.gram[-1, :-1]
+
+    @property
     def input_energy(self) -> Tensor:
         """M·k; E[x_j²]."""
         return self.gram.diagonal()[:-1]
 
+    def own(self, k: int) -> Tensor:
+        """M×k×k; E[x_j x_jᵀ] of each input by itself."""
+        blocks = self.gram[:-1, :-1].unflatten(1, (-1, k)).unflatten(0, (-1, k))
+        return blocks.diagonal(dim1=0, dim2=2).movedim(-1, 0)
 
-def kernel_energy(matrix: Tensor, moments: Moments, k: int) -> NDArray[Any]:
+
+@dataclass(frozen=True, eq=False)
+class KernelMoments:
+    """The part of `Moments` that knows each input by itself: all that wide layers can afford for a start.
+
+    Attributes:
+        blocks: M×k×k; E[x_j x_jᵀ].
+        mean: M·k; E[x].
+        target_energy, target_variance: as in `Moments`.
+    """
+
+    blocks: Tensor
+    mean: Tensor
+    target_energy: Tensor
+    target_variance: Tensor
+
+    def own(self, k: int) -> Tensor:
+        """M×k×k; E[x_j x_jᵀ] of each input by itself."""
+        return self.blocks
+
+
+def kernel_energy(matrix: Tensor, moments: Moments | KernelMoments, k: int, *, centred: bool = False) -> NDArray[Any]:
     """N×M, float64: E[(w_ij · x_j)²], the energy of what each kernel adds; for k = 1, w² E[x²].
 
     Args:
         matrix: N×(M·k).
+        centred: the variance of it instead, which is what is left to explain where a bias takes up the mean.
     """
-    kernels = matrix.detach().to(moments.gram).unflatten(1, (-1, k)).transpose(0, 1)
-    own = moments.gram[:-1, :-1].unflatten(1, (-1, k)).unflatten(0, (-1, k)).diagonal(dim1=0, dim2=2).movedim(-1, 0)
+    own = moments.own(k)
+    if centred:
+        mean = moments.mean.unflatten(0, (-1, k))
+        own = own - mean[:, :, None] * mean[:, None, :]
+    kernels = matrix.detach().to(own).unflatten(1, (-1, k)).transpose(0, 1)
     # Rounding may leave a kernel that adds nothing a little below 0.
     return ((kernels @ own) * kernels).sum(dim=-1).clamp(min=0).T.cpu().numpy()
 
@@ -69,6 +103,20 @@ def measure(
     example: Tensor,
     report: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Moments]:
+    """`measure_kernels` of all there is to know about each layer."""
+    found = measure_kernels(model, original, names, batches, example, report)
+    return {name: moments for name, moments in found.items() if isinstance(moments, Moments)}
+
+
+def measure_kernels(
+    model: nn.Module,
+    original: nn.Module,
+    names: Sequence[str],
+    batches: Iterable[Tensor],
+    example: Tensor,
+    report: Callable[[str], None] = lambda text: None,
+    widest: float = math.inf,
+) -> dict[str, Moments | KernelMoments]:
     """Moments of each named layer: its patches in `model`, its outputs in `original` as the target.
 
     Models and batches are left as they were. Where a layer has more than `MOST_ROWS` output positions in a batch, and
@@ -78,12 +126,13 @@ def measure(
         names: Linear, Conv1d or Conv2d modules that run once in a forward pass.
         example: what a batch must be like but for the number of examples.
         report: hears of each batch that is done.
+        widest: layers of more columns M·k have the moments of each input by itself.
 
     Raises:
         InputError: no batches, one that is not like `example`, a layer that does not run once, or activations that
             are not finite.
     """
-    sums = {name: _Sums(model.get_submodule(name)) for name in names}  # type: ignore[arg-type]
+    sums = {name: _Sums(model.get_submodule(name), widest) for name in names}  # type: ignore[arg-type]
     targets: dict[str, Tensor] = {}
 
     def keep(name: str, inputs: Tensor, output: Tensor) -> None:
@@ -109,22 +158,25 @@ def measure(
 class _Sums:
     """Sums over positions for one layer."""
 
-    def __init__(self, layer: WeightLayer) -> None:
+    def __init__(self, layer: WeightLayer, widest: float) -> None:
         num_neurons, num_inputs, k = sizes(layer)
-        width = num_inputs * k + 1
+        self.width, self.kernel, self.full = num_inputs * k, k, num_inputs * k <= widest
 
         def zeros(*shape: int) -> Tensor:
             return torch.zeros(shape, dtype=torch.float64, device=layer.weight.device)
 
         self.layer, self.count, self.target_eps = layer, 0.0, 0.0
-        self.gram, self.cross = zeros(width, width), zeros(width, num_neurons)
+        if self.full:
+            self.gram, self.cross = zeros(self.width + 1, self.width + 1), zeros(self.width + 1, num_neurons)
+        else:
+            self.gram, self.mean = zeros(num_inputs, k, k), zeros(self.width)
         self.target_origin, self.offset_sum, self.offset_square = (zeros(num_neurons) for _ in range(3))
 
     def chosen(self, output: Tensor) -> tuple[Tensor, float]:
         """The positions that enter, evenly spaced, and how many positions each of them stands for."""
         shape = positions(self.layer, output)
         total, examples = shape.numel(), shape[0] if shape else 1
-        most = max(MOST_ROWS, 4 * (len(self.gram) - 1), examples)
+        most = max(MOST_ROWS, 4 * self.width, examples)
         if total <= most:
             return torch.arange(total, device=output.device), 1.0
         # With no factor in common, the spacing comes by all positions of an example equally often, borders as well.
@@ -141,23 +193,35 @@ class _Sums:
             patch_chunks(self.layer, inputs, rows, _CHUNK_ROWS), target.split(_CHUNK_ROWS), strict=True
         ):
             # In float64 all the way: float32 products are hardly faster on a CPU and break where means are large.
-            x, y = seen.new_ones(len(seen), len(self.gram), dtype=torch.float64), said.double()
-            x[:, :-1] = seen
-            for start in range(0, len(self.gram), _BLOCK):
-                block = slice(start, start + _BLOCK)
-                self.gram[block, start:].addmm_(x[:, block].T, x[:, start:], alpha=weight)
-            self.cross.addmm_(x.T, y, alpha=weight)
+            y = said.double()
+            self._add_patches(seen, y, weight)
             offset = y - self.target_origin
-            self.count += weight * len(x)
+            self.count += weight * len(y)
             self.offset_sum += weight * offset.sum(dim=0)
             self.offset_square += weight * offset.square().sum(dim=0)
 
-    def moments(self) -> Moments:
+    def _add_patches(self, seen: Tensor, y: Tensor, weight: float) -> None:
+        if not self.full:
+            x = seen.double()
+            self.mean.add_(x.sum(dim=0), alpha=weight)
+            by_input = x.unflatten(1, (-1, self.kernel)).transpose(0, 1)
+            self.gram.baddbmm_(by_input.transpose(1, 2), by_input, alpha=weight)
+            return
+        x = seen.new_ones(len(seen), len(self.gram), dtype=torch.float64)
+        x[:, :-1] = seen
+        for start in range(0, len(self.gram), _BLOCK):
+            block = slice(start, start + _BLOCK)
+            self.gram[block, start:].addmm_(x[:, block].T, x[:, start:], alpha=weight)
+        self.cross.addmm_(x.T, y, alpha=weight)
+
+    def moments(self) -> Moments | KernelMoments:
         offset = self.offset_sum / self.count
         variance = (self.offset_square / self.count - offset.square()).clamp(min=0)
         energy = variance + (self.target_origin + offset).square()
         if float(variance.sum()) <= (4 * self.target_eps) ** 2 * float(energy.sum()):
             variance = torch.zeros_like(variance)  # nothing but rounding, which must not become the unit of costs
+        if not self.full:
+            return KernelMoments(self.gram / self.count, self.mean / self.count, energy, variance)
         gram = self.gram.triu() + self.gram.triu(1).T
         return Moments(gram / self.count, self.cross / self.count, energy, variance)
 
@@ -186,8 +250,9 @@ def checked_inputs(what: str, inputs: object, example: Tensor) -> Tensor:
     return inputs
 
 
-def _finite(name: str, moments: Moments) -> Moments:
-    if not all(bool(torch.isfinite(part).all()) for part in (moments.gram, moments.cross, moments.target_energy)):
+def _finite(name: str, moments: Moments | KernelMoments) -> Moments | KernelMoments:
+    parts = vars(moments).values()
+    if not all(bool(torch.isfinite(part).all()) for part in parts):
         raise InputError(
             f"layer {name!r} has activations on the calibration data that are NaN, infinite or too large to be "
             "squared; check the model's weights and the range of the data"

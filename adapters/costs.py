@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from adapters.adjust import norm_scale
-from adapters.calibrate import Moments, kernel_energy
+from adapters.calibrate import KernelMoments, Moments, kernel_energy
 from adapters.covariance import LARGEST, LayerLoss
 from adapters.graph import Layer
 from adapters.kernels import matrix, present, sizes
@@ -46,12 +46,13 @@ def check_kind(kind: str) -> None:
         raise InputError(f"costs {kind!r} are unknown; {nearest(kind, KINDS)}")
 
 
-def layer_costs(model: nn.Module, layer: Layer, moments: Moments, kind: str) -> LayerCosts:
+def layer_costs(model: nn.Module, layer: Layer, moments: Moments | KernelMoments, kind: str) -> LayerCosts:
     """The costs of one layer of `model`.
 
-    `magnitude`: |w|²/2. `activation`: half the energy of what the kernel adds to the neuron's output. `covariance`:
-    half its variance, since the bias makes up for the mean, and the loss of sets of channels with the others refitted.
-    Neurons count as they leave a BatchNorm that follows. All in shares of the outputs' variance.
+    `magnitude`: |w|²/2, in shares of all the layer's. The others in shares of the outputs' variance, which that is for
+    inputs that are independent and alike. `activation`: half the energy of what the kernel adds to the neuron's output.
+    `covariance`: half its variance, since the bias makes up for the mean, and the loss of sets of channels with the
+    others refitted. Neurons count as they leave a BatchNorm that follows.
     """
     module = model.get_submodule(layer.name)
     weights, (_, _, kernel) = matrix(module), sizes(module)  # type: ignore[arg-type]
@@ -64,9 +65,9 @@ def layer_costs(model: nn.Module, layer: Layer, moments: Moments, kind: str) -> 
         return LayerCosts(cost / 2)
     if kind == "activation":
         return LayerCosts(kernel_energy(scaled, moments, kernel) / (2 * unit))
-    cost = kernel_energy(scaled, _centred(moments), kernel) / (2 * unit)
-    follows = weights.shape[1] <= LARGEST
-    return LayerCosts(cost, layer_loss(model, layer, moments) if weights.shape[1] <= SEARCHED else None, follows)
+    cost = kernel_energy(scaled, moments, kernel, centred=True) / (2 * unit)
+    searched = isinstance(moments, Moments) and weights.shape[1] <= SEARCHED
+    return LayerCosts(cost, layer_loss(model, layer, moments) if searched else None, weights.shape[1] <= LARGEST)
 
 
 def layer_loss(model: nn.Module, layer: Layer, moments: Moments) -> LayerLoss:
@@ -92,11 +93,3 @@ def row_scale(model: nn.Module, layer: Layer) -> Tensor:
     if layer.norm is None:
         return torch.ones(layer.num_neurons, dtype=torch.float64)
     return norm_scale(model.get_submodule(layer.norm)).detach().double()  # type: ignore[arg-type]
-
-
-def _centred(moments: Moments) -> Moments:
-    """Second moments about the mean."""
-    mean = moments.gram[-1]
-    return Moments(
-        moments.gram - torch.outer(mean, mean), moments.cross, moments.target_energy, moments.target_variance
-    )

@@ -20,8 +20,8 @@ from torch.utils._pytree import tree_leaves
 
 from adapters.adjust import refit, relative_error, shift_norm
 from adapters.budget import lowest_price
-from adapters.calibrate import Moments, checked_inputs, evaluating, measure
-from adapters.costs import LayerCosts, check_kind, layer_costs, layer_loss, row_scale
+from adapters.calibrate import Moments, checked_inputs, evaluating, measure, measure_kernels
+from adapters.costs import SEARCHED, LayerCosts, check_kind, layer_costs, layer_loss, row_scale
 from adapters.extract import Prices
 from adapters.graph import Layer, layer_graph
 from adapters.kernels import matrix, set_matrix, sizes
@@ -162,9 +162,9 @@ class Partitioner:
 
     def _pruning_costs(self, kind: str) -> list[LayerCosts]:
         names = [layer.name for layer in self.graph.layers]
-        moments = measure(
+        moments = measure_kernels(
             self._model, self._model, names, self._calibration, self._example,
-            lambda text: self._show(f"calibration: {text}"),
+            lambda text: self._show(f"calibration: {text}"), widest=SEARCHED if kind == "covariance" else 0,
         )  # fmt: skip
         return [layer_costs(self._model, layer, moments.pop(layer.name), kind) for layer in self.graph.layers]
 
