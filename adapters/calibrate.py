@@ -306,6 +306,13 @@ def _visit(
             model(inputs.clone())  # an in-place activation in front of the first layer would overwrite the caller's
     except _AllSeen:
         pass
+    except InputError:
+        raise
+    except Exception as error:  # whatever the model's own code or torch says
+        said = str(error).strip().splitlines() or [type(error).__name__]
+        raise InputError(
+            f"the model cannot run on calibration data of shape {tuple(inputs.shape)}: {said[0]}"
+        ) from error
     finally:
         for handle in handles:
             handle.remove()
