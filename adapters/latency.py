@@ -1,0 +1,304 @@
+"""How long a plan takes on its cluster, and which workers are worth having.
+
+The model, the same for plans and for what they are compared with:
+
+- Layers run one after the other, in the order of the plan, also where the network branches; a layer begins when all
+  workers have done the one before. What is no weight layer takes no time, but its messages do.
+- Each activation crosses before the first layer that reads it. All that one worker sends another for a layer is one
+  message: `cluster.seconds` + bytes / `cluster.bytes_per_second`. All links work at the same time.
+- A worker multiplies densely: its neurons × the channels that any of them uses, its own or sent to it; the groups of
+  a convolution save nothing but whole channels. A convolution of every channel by itself is no layer.
+- What is local is computed while the rest is on the wire, then what was sent. With partial sums a worker first
+  computes and sends those of the others, then its own neurons' local part.
+
+Shapes: L layers, N neurons and M channels of one layer, P workers. Times are in seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adapters.extract import neuron_shares
+from adapters.graph import LayerGraph
+from adapters.plan import LayerPlan, PartitionPlan
+from formulations.cluster import Cluster
+
+IntArray = NDArray[np.int64]
+FloatArray = NDArray[np.float64]
+
+#: The slowest that a worker can be: its share of neurons is 0, slack or not.
+_NO_SPEED = 5e-324
+
+
+@dataclass(frozen=True, eq=False)
+class Latency:
+    """The predicted time of one batch, by layer.
+
+    Attributes:
+        names: L; what crosses for operations that are no layers has rows of its own.
+        worker_names: P.
+        compute: L×P; multiplying.
+        network: L×P; from the begin of the layer until the last message is there.
+        waiting: L×P; for messages, with nothing to compute.
+    """
+
+    names: tuple[str, ...]
+    worker_names: tuple[str, ...]
+    compute: FloatArray
+    network: FloatArray
+    waiting: FloatArray
+
+    @property
+    def seconds(self) -> FloatArray:
+        """L; of each layer, which is done when its last worker is."""
+        slowest: FloatArray = (self.compute + self.waiting).max(axis=1, initial=0.0)
+        return slowest
+
+    @property
+    def total(self) -> float:
+        return float(self.seconds.sum())
+
+    def __str__(self) -> str:
+        last = (self.compute + self.waiting).argmax(axis=1)
+        rows = [("layer", "last worker", "compute", "network", "waiting", "ms")]
+        for index, (name, worker) in enumerate(zip(self.names, last, strict=True)):
+            times = (part[index, worker] for part in (self.compute, self.network, self.waiting))
+            rows.append((name, self.worker_names[worker], *map(_ms, times), _ms(self.seconds[index])))
+        rows.append(("total", "", "", "", "", _ms(self.total)))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        return "\n".join(_line(row, widths) for row in rows)
+
+
+@dataclass(frozen=True, eq=False)
+class _Stage:
+    """What the workers do between two points where all wait for all.
+
+    Attributes:
+        macs: P×P (by, channels of); multiplications per example.
+        num_bytes: P×P (from, to), per example.
+        macs_first: P; that others wait for, per example.
+    """
+
+    name: str
+    macs: FloatArray
+    num_bytes: FloatArray
+    macs_first: FloatArray
+
+    def times(self, cluster: Cluster, batch: int) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """P, P, P: compute, network, waiting."""
+        first = batch * self.macs_first / cluster.macs_per_second
+        compute = batch * self.macs.sum(axis=1) / cluster.macs_per_second + first
+        on_link = np.zeros_like(self.num_bytes)
+        used = (self.num_bytes > 0) & ~np.eye(cluster.num_workers, dtype=bool)
+        on_link[used] = cluster.seconds[used] + batch * self.num_bytes[used] / cluster.bytes_per_second[used]
+        there = np.where(used, first[:, None] + on_link, 0.0).max(axis=0)
+        meanwhile = first + batch * self.macs.diagonal() / cluster.macs_per_second
+        return compute, there, np.maximum(there - meanwhile, 0.0)
+
+
+def macs_per_kernel(graph: LayerGraph) -> dict[str, int]:
+    """By layer; multiplications per example for one neuron's kernel over one channel."""
+    return {layer.name: layer.kernel * layer.positions for layer in graph.layers}
+
+
+def predicted(plan: PartitionPlan, macs: Mapping[str, int], batch: int = 1) -> Latency:
+    """The time of a plan on its cluster.
+
+    Args:
+        macs: as `macs_per_kernel` says.
+        batch: examples at a time; each message then holds those of all.
+    """
+    num_workers = plan.cluster.num_workers
+    crossing: dict[str, FloatArray] = {}
+    for message in plan.messages:  # one operation may send several
+        before = crossing.get(message.name, np.zeros((num_workers, num_workers)))
+        crossing[message.name] = before + message.bytes_by_link
+    stages = []
+    for layer in plan.layers:
+        num_bytes = crossing.pop(layer.message, np.zeros((num_workers, num_workers)))  # crosses for the first reader
+        stages.append(_planned(layer, macs[layer.name], num_bytes))
+    stages += [_nothing_but(name, num_bytes) for name, num_bytes in crossing.items() if num_bytes.any()]
+    return _summed(stages, plan.cluster, batch)
+
+
+def _planned(layer: LayerPlan, macs: int, num_bytes: FloatArray) -> _Stage:
+    num_workers = len(num_bytes)
+    block = np.zeros((num_workers, num_workers))  # by the neurons' worker and the channels'
+    for at in range(num_workers):
+        rows = layer.kept[layer.worker == at]
+        for owner in range(num_workers):
+            part = rows[:, layer.input_worker == owner]
+            num_rows = part.any(axis=1).sum() if layer.partials and at != owner else len(part)
+            block[at, owner] = num_rows * part.any(axis=0).sum() * macs
+    local = np.diag(block.diagonal())
+    if layer.partials:
+        return _Stage(layer.name, local, num_bytes, (block - local).sum(axis=0))
+    return _Stage(layer.name, block, num_bytes, np.zeros(num_workers))
+
+
+def _nothing_but(name: str, num_bytes: FloatArray) -> _Stage:
+    return _Stage(f"(no layer) {name}", np.zeros_like(num_bytes), num_bytes, np.zeros(len(num_bytes)))
+
+
+def _summed(stages: Sequence[_Stage], cluster: Cluster, batch: int) -> Latency:
+    times = np.array([stage.times(cluster, batch) for stage in stages]).reshape(len(stages), 3, cluster.num_workers)
+    names = tuple(stage.name for stage in stages)
+    return Latency(names, cluster.worker_names, times[:, 0], times[:, 1], times[:, 2])
+
+
+# What a plan is compared with: no weight dropped.
+
+
+def direct_parallel(plan: PartitionPlan, graph: LayerGraph, batch: int = 1) -> Latency:
+    """The time with the plan's placement where every channel is sent to every worker.
+
+    Args:
+        graph: of the plan's model.
+    """
+    num_workers = plan.cluster.num_workers
+    owner = np.full(graph.num_units, int(np.argmax(plan.cluster.macs_per_second)))  # of what is no neuron or input
+    for layer, planned in zip(graph.layers, plan.layers, strict=True):
+        owner[graph.activations[layer.activation].unit] = planned.input_worker
+        owner[layer.unit] = planned.worker
+    crossing = dict(enumerate(graph.activations))
+    stages = []
+    for layer in graph.layers:
+        read, num_bytes = graph.activations[layer.activation], np.zeros((num_workers, num_workers))
+        if crossing.pop(layer.activation, None):
+            num_bytes = _to_all(owner[read.unit], read.bytes, num_workers)
+        counts = [np.bincount(owner[units], minlength=num_workers) for units in (layer.unit, read.unit)]
+        macs = np.outer(*counts) * float(layer.kernel * layer.positions)
+        stages.append(_Stage(layer.name, macs, num_bytes, np.zeros(num_workers)))
+    stages += [
+        _nothing_but(read.name, _to_all(owner[read.unit], read.bytes, num_workers)) for read in crossing.values()
+    ]
+    stages += [_nothing_but(span.name, np.full((num_workers, num_workers), float(span.bytes))) for span in graph.spans]
+    return _summed(stages, plan.cluster, batch)
+
+
+def _to_all(owner: IntArray, num_bytes: IntArray, num_workers: int) -> FloatArray:
+    """P×P (from, to): bytes where each channel goes from its owner to all."""
+    held = np.bincount(owner, weights=num_bytes, minlength=num_workers)
+    return np.repeat(held[:, None], num_workers, axis=1)
+
+
+def alone(graph: LayerGraph, cluster: Cluster, worker: int, batch: int = 1) -> Latency:
+    """The time where one worker runs the whole network, and is first sent the inputs that lie elsewhere."""
+    examples = np.zeros(cluster.num_workers, dtype=np.int64)
+    examples[worker] = batch
+    return _whole(graph, cluster, examples)
+
+
+def replicated(graph: LayerGraph, cluster: Cluster, batch: int = 1) -> Latency:
+    """The time where every worker runs the whole network on its share of the batch; of one example, the fastest."""
+    return _whole(graph, cluster, neuron_shares(batch, cluster, 0.0)[0])
+
+
+def _whole(graph: LayerGraph, cluster: Cluster, examples: IntArray) -> Latency:
+    """Each worker runs the network on so many examples once their inputs are there."""
+    num_workers = cluster.num_workers
+    macs = sum(
+        layer.num_neurons * graph.activations[layer.activation].num_channels * layer.kernel * layer.positions
+        for layer in graph.layers
+    )
+    elsewhere = (np.arange(num_workers) + 1) % num_workers  # nothing can begin before the inputs are there
+    block = np.zeros((num_workers, num_workers))
+    block[np.arange(num_workers), elsewhere] = examples * float(macs)
+    num_bytes = np.outer(_input_bytes(graph, num_workers), examples)
+    return _summed([_Stage("whole network", block, num_bytes, np.zeros(num_workers))], cluster, 1)
+
+
+def _input_bytes(graph: LayerGraph, num_workers: int) -> FloatArray:
+    """P; of the network inputs on each worker, where they lie in equal stretches, as far as anything reads them."""
+    per_unit = np.zeros(graph.num_units)
+    for activation in graph.activations:  # several may hold the same input
+        held = np.bincount(activation.unit, weights=activation.bytes, minlength=graph.num_units)
+        per_unit = np.maximum(per_unit, held)
+    found = np.zeros(num_workers)
+    for units in graph.inputs:
+        np.add.at(found, np.arange(units.size) * num_workers // max(1, units.size), per_unit[units])
+    return found
+
+
+# Leaving workers out
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """The workers whose plan is predicted to be the fastest.
+
+    Attributes:
+        workers: chosen, in order.
+        seconds: all predictions that were made, by the workers used.
+    """
+
+    workers: tuple[int, ...]
+    worker_names: tuple[str, ...]
+    seconds: Mapping[tuple[int, ...], float]
+
+    @property
+    def left_out(self) -> tuple[int, ...]:
+        return tuple(p for p in range(len(self.worker_names)) if p not in self.workers)
+
+    def __str__(self) -> str:
+        everyone = tuple(range(len(self.worker_names)))
+        ours, whole = f"{_ms(self.seconds[self.workers])} ms", f"{_ms(self.seconds[everyone])} ms"
+        if self.workers == everyone:
+            return f"all workers are worth using: {ours}"
+        names = ", ".join(self.worker_names[p] for p in self.workers)
+        if len(self.workers) == 1:
+            return f"{names} alone is fastest: {ours}; with all workers {whole}"
+        left_out = ", ".join(self.worker_names[p] for p in self.left_out)
+        return f"faster without {left_out}: {ours} on {names}; with all workers {whole}"
+
+
+def worthwhile_workers(predict: Callable[[tuple[int, ...]], float], cluster: Cluster) -> Choice:
+    """Which workers to use: drop the one whose removal helps most until none does; against each worker alone.
+
+    Args:
+        predict: the seconds of the plan that uses these workers, such as one for `only(cluster, workers)`.
+    """
+    known: dict[tuple[int, ...], float] = {}
+
+    def seconds(workers: tuple[int, ...]) -> float:
+        if workers not in known:
+            known[workers] = predict(workers)
+        return known[workers]
+
+    best = tuple(range(cluster.num_workers))
+    seconds(best)
+    while len(best) > 1:
+        smaller = min((_without(best, worker) for worker in best), key=seconds)
+        if seconds(smaller) >= seconds(best):
+            break
+        best = smaller
+    best = min([best, *((worker,) for worker in range(cluster.num_workers))], key=seconds)
+    return Choice(best, cluster.worker_names, known)
+
+
+def only(cluster: Cluster, workers: Iterable[int]) -> Cluster:
+    """The cluster where all but `workers` have no share of any layer; they still hold network inputs."""
+    speed = np.full(cluster.num_workers, _NO_SPEED)
+    chosen = list(workers)
+    speed[chosen] = cluster.macs_per_second[chosen]
+    return replace(cluster, macs_per_second=speed)
+
+
+def _without(workers: tuple[int, ...], worker: int) -> tuple[int, ...]:
+    return tuple(other for other in workers if other != worker)
+
+
+def _ms(seconds: float) -> str:
+    return f"{1000 * seconds:.3f}"
+
+
+def _line(row: tuple[str, ...], widths: Sequence[int]) -> str:
+    cells = (
+        text.ljust(width) if number < 2 else text.rjust(width)
+        for number, (text, width) in enumerate(zip(row, widths, strict=True))
+    )
+    return "  ".join(cells).rstrip()
