@@ -34,8 +34,8 @@ _SWEEPS_OF_BOTH_KINDS = 2
 _LEAST_GAIN = 1e-9
 #: Of placing a group and choosing what is sent by turns.
 _MOST_ALTERNATIONS = 8
-#: Of a quick search.
-_QUICK_STEPS_PER_PAIR, _MOST_QUICK_STEPS = 16, 1_000_000
+#: Of a quick search: steps per pair of units, and steps × inputs in all, which is a second or so.
+_QUICK_STEPS_PER_PAIR, _MOST_QUICK_WORK = 16, 100_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -260,7 +260,8 @@ def quick(seed: int) -> Answer:
 
 
 def _steps_per_pair(problem: LayerProblem) -> int:
-    return max(1, min(_QUICK_STEPS_PER_PAIR, _MOST_QUICK_STEPS // problem.num_neurons**2))
+    pairs = problem.num_neurons**2
+    return max(1, min(_QUICK_STEPS_PER_PAIR, _MOST_QUICK_WORK // (pairs * max(1, problem.num_inputs))))
 
 
 def require(problem: LayerProblem, result: SolveResult) -> None:
