@@ -171,7 +171,7 @@ def direct_parallel(plan: PartitionPlan, graph: LayerGraph, batch: int = 1) -> L
         if crossing.pop(layer.activation, None):
             num_bytes = _to_all(owner[read.unit], read.bytes, num_workers)
         counts = [np.bincount(owner[units], minlength=num_workers) for units in (layer.unit, read.unit)]
-        macs = np.outer(*counts) * float(layer.kernel * layer.positions)
+        macs: FloatArray = np.outer(*counts) * np.float64(layer.kernel * layer.positions)
         stages.append(_Stage(layer.name, macs, num_bytes, np.zeros(num_workers)))
     stages += [
         _nothing_but(read.name, _to_all(owner[read.unit], read.bytes, num_workers)) for read in crossing.values()
