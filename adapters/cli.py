@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from adapters.plan import PartitionPlan
+    from adapters.resume import Answers
 
 SCHEMA = "partition/1"
 _PROG = "python -m adapters.partition"
@@ -50,8 +51,9 @@ def _parser() -> Parser:
         prog=_PROG,
         description="Plan which worker holds each neuron of a trained model, what is sent and what is dropped.",
         epilog=f"Plans can be looked at: '{_PROG} explain DIR LAYER [--neuron I]', '{_PROG} diff DIR DIR'. Ctrl-C ends "
-        "the search with the best found so far. Exit status: 0 done, 1 no plan can be made, 2 bad input, 130 "
-        "interrupted before there was anything to keep.",
+        "the search with the best found so far. With --out, answered layer problems are kept in DIR.partial until the "
+        "plan is whole; the same command goes on from them. Exit status: 0 done, 1 no plan can be made, 2 bad input, "
+        "130 interrupted before that.",
     )
     parser.add_argument(
         "model",
@@ -87,6 +89,13 @@ def _parser() -> Parser:
     parser.add_argument(
         "--seed", type=int, default=0, metavar="N", help="of every random choice, 0 or more (default: 0)"
     )
+    parser.add_argument(
+        "--recover",
+        type=int,
+        metavar="EPOCHS",
+        help="train the weights that stay towards the model's own outputs, this often through the calibration data; "
+        "the plan is then no longer one without retraining, and says so",
+    )
     parser.add_argument("--out", metavar="DIR", help="write the plan here, with pictures; see docs/plans.md")
     parser.add_argument("--json", metavar="FILE", help="write what the table says as JSON; '-' prints JSON alone")
     return parser
@@ -115,6 +124,10 @@ def _check(arguments: argparse.Namespace) -> None:
         raise InputError(f"--workers is {arguments.workers}; give at least 1 and at most {_MOST_WORKERS}")
     if not 0 < arguments.time_limit < float("inf"):
         raise InputError(f"--time-limit is {arguments.time_limit}; give seconds, a number > 0")
+    if arguments.recover is not None and arguments.recover < 1:
+        raise InputError(f"--recover is {arguments.recover}; give epochs, at least 1, or leave it out")
+    if arguments.recover is not None and arguments.no_prune:
+        raise InputError("--recover has nothing to do with --no-prune, which drops no weights; leave one of them out")
     for option in ("price", "bytes_share", "error_budget"):
         value = getattr(arguments, option)
         if value is not None and not 0 <= value < float("inf"):
@@ -130,20 +143,44 @@ def _check(arguments: argparse.Namespace) -> None:
 def _plan(argv: Sequence[str]) -> int:
     arguments = _parser().parse_args(argv)
     _check(arguments)
-    solver = StoppableSolver(get(arguments.solver, arguments.seed))
+    solver = get(arguments.solver, arguments.seed)
     cluster = Cluster.equal(arguments.workers) if arguments.cluster is None else Cluster.read(arguments.cluster)
     given = [path for path in (arguments.cluster, arguments.calibration) if path is not None]
     check_file("--json", arguments.json, given)
     from adapters.plan import PlanError
+    from adapters.resume import Answers, ResumableSolver
 
+    answers = None if arguments.out is None else Answers.beside(arguments.out)
+    stoppable = StoppableSolver(solver if answers is None else ResumableSolver(solver, answers, arguments.seed, _say))
     try:
-        with _status() as show, solver.until_interrupted():
-            plan = _written(arguments, cluster, solver, show)
+        with _status() as show, stoppable.until_interrupted():
+            plan = _written(arguments, cluster, stoppable, show)
     except (PlanError, SolverError) as error:
         print(f"failed: {error}", file=sys.stderr)
         return 1
-    _report(plan, arguments, interrupted=solver.interrupted)
+    except KeyboardInterrupt:
+        print(f"interrupted before the plan was whole; {_kept(answers)}", file=sys.stderr)
+        return 130
+    if answers is not None and not stoppable.interrupted:
+        answers.clear()
+    _report(plan, arguments, interrupted=stoppable.interrupted)
+    if stoppable.interrupted and answers:
+        _say(_kept(answers))
     return 0
+
+
+def _say(text: str) -> None:
+    print(f"note: {text}", file=sys.stderr)
+
+
+def _kept(answers: Answers | None) -> str:
+    """What an interrupted run leaves behind, and how to go on."""
+    if answers is None:
+        return "nothing is kept; with --out DIR, answered layer problems are"
+    if not answers:
+        return "no layer problem was answered, so the same command begins anew"
+    number = "1 answered layer problem is" if len(answers) == 1 else f"{len(answers)} answered layer problems are"
+    return f"{number} kept in {answers.folder}; the same command goes on from there"
 
 
 def _written(arguments: argparse.Namespace, cluster: Cluster, solver: Solver, show: Show) -> PartitionPlan:
@@ -157,6 +194,10 @@ def _written(arguments: argparse.Namespace, cluster: Cluster, solver: Solver, sh
     show(f"model {arguments.model}")
     model, calibration = load_model(arguments.model, arguments.calibration)
     plan = _made(arguments, model, calibration, cluster, solver, show)
+    if arguments.recover is not None:
+        from adapters.recover import recover
+
+        plan = recover(model, plan, calibration, epochs=arguments.recover, seed=arguments.seed, show=show)
     if arguments.out is not None:
         show("writing")
         plan.save(arguments.out)
@@ -256,7 +297,7 @@ def _report(plan: PartitionPlan, arguments: argparse.Namespace, *, interrupted: 
         content = {"model": arguments.model, "out": arguments.out, "interrupted": interrupted, **_summary(plan)}
         write_json(arguments.json, SCHEMA, content)
     for warning in plan.warnings:
-        print(f"note: {warning}", file=sys.stderr)
+        _say(warning)
     if interrupted:
         say_interrupted()
 

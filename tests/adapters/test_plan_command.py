@@ -6,6 +6,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ import torch
 
 from adapters import PartitionPlan, cli
 from formulations import LayerProblem
-from solvers import solve
+from solvers import SolveLimits, solve
 from solvers.base import Limit, SolveResult
+from solvers.local_search import LocalSearch
+from solvers.registry import get
 
 #: A user's module with a model, one with its data, and functions that are of no use.
 _MODULE = """
@@ -175,6 +178,8 @@ def test_a_hugging_face_folder_is_planned(capsys: pytest.CaptureFixture[str]) ->
         (["m:f", "--workers", "2", "--price", "1", "--bytes-share", "1"], "not allowed with"),
         (["m:f", "--workers", "2", "--time-limit", "0"], "--time-limit is 0.0"),
         (["m:f", "--workers", "2", "--seed", "-1"], "--seed is -1"),
+        (["m:f", "--workers", "2", "--recover", "0"], "--recover is 0"),
+        (["m:f", "--workers", "2", "--recover", "1", "--no-prune"], "--recover has nothing to do with --no-prune"),
         (["m:f", "--workers", "2", "--costs", "fisher"], "invalid choice: 'fisher'"),
         (["m:f", "--workers", "2", "--solver", "local-serch"], "did you mean 'local-search'?"),
         (["m:f", "--cluster", "no.toml"], "no.toml: cannot be read"),
@@ -229,9 +234,110 @@ def test_a_network_that_does_not_fit_is_a_failure_that_says_what_is_short(capsys
 
 
 def test_ctrl_c_before_there_is_anything_ends_with_130(capsys: pytest.CaptureFixture[str]) -> None:
-    """Nothing is printed but that."""
+    """One line: what is kept, and how to go on."""
     assert cli.main(["planned_nets:interrupted", "--workers", "2"]) == 130
-    assert capsys.readouterr().err == "interrupted\n"
+    line = "interrupted before the plan was whole; {}\n"
+    nothing = "nothing is kept; with --out DIR, answered layer problems are"
+    assert capsys.readouterr().err == line.format(nothing)
+    assert cli.main(["planned_nets:interrupted", "--workers", "2", "--out", "plan"]) == 130
+    anew = "no layer problem was answered, so the same command begins anew"
+    assert capsys.readouterr().err == line.format(anew)
+    assert not Path("plan.partial").exists()
+
+
+@pytest.mark.parametrize("step", ["_pruning_costs", "_draft"])
+def test_ctrl_c_in_calibration_or_adjustment_says_how_to_go_on(
+    step: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the layer problems nothing is kept; after them all answers are, the next run takes them and clears up."""
+    from adapters import partition
+
+    def interrupted(*arguments: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    command = ["planned_nets:with_data", *_QUICK, "--out", "plan"]
+    partial = Path.cwd() / "plan.partial"
+    with monkeypatch.context() as patch:
+        patch.setattr(partition.Partitioner, step, interrupted)
+        assert cli.main(command) == 130
+    kept = {
+        "_pruning_costs": "no layer problem was answered, so the same command begins anew",
+        "_draft": f"2 answered layer problems are kept in {partial}; the same command goes on from there",
+    }
+    said = capsys.readouterr()
+    assert (said.out, said.err) == ("", f"interrupted before the plan was whole; {kept[step]}\n")
+    assert not Path("plan").exists()
+    assert cli.main(["planned_nets:with_data", *_QUICK]) == 0
+    whole = capsys.readouterr().out
+
+    asked = []
+    monkeypatch.setattr(LocalSearch, "solve", _noting(LocalSearch.solve, asked))
+    assert cli.main(command) == 0
+    assert capsys.readouterr().out == whole
+    assert len([limits for limits in asked if limits.seconds == 0.5]) == {"_pruning_costs": 2, "_draft": 0}[step]
+    assert not partial.exists()
+
+
+def _noting(solve_layer: Callable[..., SolveResult], asked: list[SolveLimits]) -> Callable[..., SolveResult]:
+    """The method, which notes the limits that it is called with."""
+
+    def noted(
+        self: Any, problem: LayerProblem, constraints: Any = (), limits: SolveLimits = SolveLimits(), *rest: Any
+    ) -> SolveResult:
+        asked.append(limits)
+        return solve_layer(self, problem, constraints, limits, *rest)
+
+    return noted
+
+
+def test_an_interrupted_plan_is_saved_and_finished_by_the_next_run(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second answer is cut short: the first is kept beside the plan, and only the second is asked for again."""
+    asked: list[str] = []
+    search = get("local-search", 0)
+
+    class Interrupted:
+        name = "local-search"
+
+        def why_not(self, problem: LayerProblem, constraints: Any = ()) -> None:
+            return None
+
+        def solve(self, problem: LayerProblem, *arguments: Any) -> SolveResult:
+            asked.append(problem.name)
+            result = search.solve(problem, *arguments)
+            return dataclasses.replace(result, limit=Limit.INTERRUPT) if len(asked) == 2 else result
+
+    monkeypatch.setattr(cli, "get", lambda name, seed: Interrupted())
+    command = ["planned_nets:with_data", *_QUICK, "--out", "plan"]
+    assert cli.main(command) == 0
+    assert asked == ["0", "2"]
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == "interrupted; what was found so far is above"
+    partial = Path.cwd() / "plan.partial"
+    assert second == f"note: 1 answered layer problem is kept in {partial}; the same command goes on from there"
+    PartitionPlan.load("plan")
+    assert cli.main(command) == 0
+    assert asked == ["0", "2", "2"]
+    assert capsys.readouterr().err == ""
+    assert not partial.exists()
+
+
+def test_recovery_changes_weights_alone_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    """`--recover`: bytes and placement stay, errors fall, a note and a setting tell."""
+    found = []
+    for options in ([], ["--recover", "30"]):
+        assert cli.main(["planned_nets:with_data", *_QUICK, *options, "--json", "-", "--seed", "2"]) == 0
+        said = capsys.readouterr()
+        found.append(json.loads(said.out))
+        assert ("weights were trained after pruning" in said.err) == bool(options)
+    before, after = found
+    assert (after["messages"], after["objective"]) == (before["messages"], before["objective"])
+    recovered = after["settings"].pop("recovered")
+    assert after["settings"] == before["settings"]
+    assert (recovered["epochs"], recovered["seed"]) == (30, 2)
+    assert recovered["output_error"] < recovered["output_error_before"]
+    assert after["layers"][-1]["relative_error"] < before["layers"][-1]["relative_error"]
 
 
 def test_ctrl_c_in_a_solver_keeps_the_plan(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
