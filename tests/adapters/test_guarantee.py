@@ -73,6 +73,21 @@ def test_paths_by_hand() -> None:
     assert [bound.tolist() for bound in bounds if bound is not None] == [[3.0 + 2 * 4.0], [5.0]]
 
 
+def test_constant_factors_by_hand() -> None:
+    """Scaling, division, a factor of what is added, and repetition count as they are."""
+    runs: list[tuple[Callable[[Tensor], Tensor], float]] = [
+        (lambda x: x * 3, 3.0),
+        (lambda x: -4 * x / 2 + 7, 2.0),
+        (lambda x: torch.sub(x, x, alpha=2), 3.0),
+        (lambda x: x.expand(-1, 4) + torch.zeros(4), 2.0),  # four times the same: √4
+    ]
+    for run, factor in runs:
+        model = networks.Calls(lambda m, x, run=run: run(m.a(x)), a=_linear([1.0]))
+        found = _compared(model, torch.ones(1, 1), a=[[6.0]])
+        assert found.bound is not None, found.reason
+        assert found.bound.tolist() == [5 * factor]
+
+
 @pytest.mark.parametrize(("stride", "seen"), [(1, 9), (2, 4), (3, 1)])
 def test_overlapping_maxima_by_hand(stride: int, seen: int) -> None:
     """A pixel that so many windows see counts so many times; and here it does."""

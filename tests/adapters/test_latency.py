@@ -93,6 +93,17 @@ def test_partial_sums_by_hand() -> None:
     assert found.total == 6.0
 
 
+def test_partial_sums_both_ways() -> None:
+    """What a worker computes for others is time in which it does not wait."""
+    # w0 computes neuron 2's sum (3 / 2 s), w1 those of neurons 0 and 1 (6 s); the messages take 1.5 s and 2.5 s.
+    layer = _layer([[1, 1], [1, 1], [1, 1]], partials=True, message_bytes=np.array([4, 4, 4]))
+    plan = _plan(_cluster([2.0, 1.0]), (layer,), (Message("fc (partial sums)", _sends(4, 8), 0),))
+    found = predicted(plan, {"fc": 3})
+    assert found.compute.tolist() == [[1.5 + 3, 6 + 3.0]]
+    assert found.network.tolist() == [[6 + 2.5, 1.5 + 1.5]]
+    assert found.waiting.tolist() == [[8.5 - 4.5, 0.0]]
+
+
 def test_an_activation_crosses_once() -> None:
     """The first of two readers waits for it; what no layer reads has a row of its own; layers are added up."""
     layers = (_layer([[1, 1]] * 3), _layer([[1, 1]] * 3, name="other"))
