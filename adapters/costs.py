@@ -27,9 +27,10 @@ SEARCHED = 640
 
 @dataclass(frozen=True, eq=False)
 class LayerCosts:
-    """One layer's costs.
+    """One layer's costs, in shares of the energy of the network's outputs.
 
     Attributes:
+        importance: how much of the layer's relative error the outputs show; it multiplies all costs.
         prune_cost: N×M; of zeroing a kernel, the others as they are.
         loss: of sets of channels, the others refitted; None where a search counts kernels one by one.
         follows: whether what is sent is chosen by that loss once the layers before are adjusted.
@@ -38,6 +39,7 @@ class LayerCosts:
     prune_cost: NDArray[np.float64]
     loss: LayerLoss | None = None
     follows: bool = False
+    importance: float = 1.0
 
 
 def check_kind(kind: str) -> None:
@@ -46,7 +48,9 @@ def check_kind(kind: str) -> None:
         raise InputError(f"costs {kind!r} are unknown; {nearest(kind, KINDS)}")
 
 
-def layer_costs(model: nn.Module, layer: Layer, moments: Moments | KernelMoments, kind: str) -> LayerCosts:
+def layer_costs(
+    model: nn.Module, layer: Layer, moments: Moments | KernelMoments, kind: str, importance: float = 1.0
+) -> LayerCosts:
     """The costs of one layer of `model`.
 
     `magnitude`: |w|²/2, in shares of all the layer's. The others in shares of the outputs' variance, which that is for
@@ -62,15 +66,16 @@ def layer_costs(model: nn.Module, layer: Layer, moments: Moments | KernelMoments
     scaled = weights.double() * scale[:, None]
     if kind == "magnitude":
         cost = scaled.square().unflatten(1, (-1, kernel)).sum(dim=2).cpu().numpy() / float(scaled.square().sum() or 1.0)
-        return LayerCosts(cost / 2)
+        return LayerCosts(importance * cost / 2, importance=importance)
     if kind == "activation":
-        return LayerCosts(kernel_energy(scaled, moments, kernel) / (2 * unit))
-    cost = kernel_energy(scaled, moments, kernel, centred=True) / (2 * unit)
+        return LayerCosts(importance * kernel_energy(scaled, moments, kernel) / (2 * unit), importance=importance)
+    cost = importance * kernel_energy(scaled, moments, kernel, centred=True) / (2 * unit)
     searched = isinstance(moments, Moments) and weights.shape[1] <= SEARCHED
-    return LayerCosts(cost, layer_loss(model, layer, moments) if searched else None, weights.shape[1] <= LARGEST)
+    loss = layer_loss(model, layer, moments, importance) if searched else None
+    return LayerCosts(cost, loss, weights.shape[1] <= LARGEST, importance)
 
 
-def layer_loss(model: nn.Module, layer: Layer, moments: Moments) -> LayerLoss:
+def layer_loss(model: nn.Module, layer: Layer, moments: Moments, importance: float = 1.0) -> LayerLoss:
     """The loss of one layer of `model` by the channels at hand, against the targets of the moments."""
     module = model.get_submodule(layer.name)
     scale, own = row_scale(model, layer), present(module)  # type: ignore[arg-type]
@@ -83,7 +88,7 @@ def layer_loss(model: nn.Module, layer: Layer, moments: Moments) -> LayerLoss:
         cross=moments.cross[:width],
         kernel=layer.kernel,
         row_scale=scale,
-        unit=variance if variance > 0 else 1.0,
+        unit=(variance if variance > 0 else 1.0) / importance,
         present=None if own.all() else own,
     )
 

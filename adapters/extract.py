@@ -57,7 +57,7 @@ def shares(graph: LayerGraph, group: Group, cluster: Cluster, slack: float, memo
         name, work = "macs", macs // max(1, int(np.gcd.reduce(macs)))
         least, most = neuron_shares(int(work.sum()), cluster, slack)
         # No set of units need add up to a share: one unit more or less.
-        least, most = np.maximum(0, least - work.max()), most + work.max()
+        least, most = np.maximum(0, least - work.max()), np.where(most > 0, most + work.max(), 0)
     load, capacity, min_load, resources = [work], [most], [least], [name]
     if np.any(memory_left >= 0):
         held = graph.unit_bytes[group.units]

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from adapters.adjust import refit, relative_error, shift_norm
 from adapters.budget import lowest_price
@@ -24,6 +23,7 @@ from adapters.calibrate import Moments, checked_inputs, evaluating, measure, mea
 from adapters.costs import SEARCHED, LayerCosts, check_kind, layer_costs, layer_loss, row_scale
 from adapters.extract import Prices
 from adapters.graph import Layer, layer_graph
+from adapters.importance import disturbance, first_tensor, importances
 from adapters.kernels import matrix, set_matrix, sizes
 from adapters.masked import mask
 from adapters.network import Network
@@ -141,32 +141,61 @@ class Partitioner:
         *,
         costs: str = "covariance",
         prune: bool = True,
+        by_output: bool = True,
         overrides: Overrides | None = None,
         seed: int = 0,
         show: Callable[[str], None] = lambda text: None,
     ) -> None:
-        """Raises InputError for a model or data that cannot be used."""
+        """Calibrate.
+
+        Args:
+            by_output: count a layer's error by what the network's outputs show of it; otherwise all layers alike.
+
+        Raises:
+            InputError: a model or data that cannot be used.
+        """
         check_kind(costs)
         if prune and calibration is None:
             raise InputError("there is no calibration data; give batches of inputs, or prune=False")
         if costs == "covariance" and prices.per_weight > 0:
             raise InputError("covariance costs count whole channels; per_weight must be 0, or choose activation costs")
+        if not isinstance(example_inputs, Tensor):
+            raise InputError(
+                f"example_inputs is a {type(example_inputs).__name__}; give the inputs alone, as one tensor"
+            )
         self.graph = layer_graph(model, example_inputs)
         self._model, self._cluster, self._seed, self._show, self._prune = model, cluster, seed, show, prune
         self._prices = prices if prune else Prices(1.0, slack=prices.slack)
         self._example = checked_inputs("example_inputs", example_inputs, example_inputs)
         self._calibration = _batches(calibration) if prune else []
-        self._costs = self._pruning_costs(costs) if prune else [self._lossless(layer) for layer in self.graph.layers]
+        self._costs = (
+            self._pruning_costs(costs, by_output) if prune else [self._lossless(layer) for layer in self.graph.layers]
+        )
         self._pinned = pinned_units(self.graph, cluster, overrides or {})
-        self._settings = {"costs": costs, "prune": prune, "overrides": overrides or {}, "seed": seed}
+        self._settings = {
+            "costs": costs,
+            "prune": prune,
+            "by_output": by_output,
+            "overrides": overrides or {},
+            "seed": seed,
+        }
 
-    def _pruning_costs(self, kind: str) -> list[LayerCosts]:
+    def _pruning_costs(self, kind: str, by_output: bool) -> list[LayerCosts]:
         names = [layer.name for layer in self.graph.layers]
         moments = measure_kernels(
             self._model, self._model, names, self._calibration, self._example,
             lambda text: self._show(f"calibration: {text}"), widest=SEARCHED if kind == "covariance" else 0,
         )  # fmt: skip
-        return [layer_costs(self._model, layer, moments.pop(layer.name), kind) for layer in self.graph.layers]
+        weights = [1.0] * len(names)
+        if by_output:
+            changes = [
+                disturbance(self._model.get_submodule(name), moments[name], self._cluster.num_workers) for name in names
+            ]
+            weights = importances(self._model, self.graph, self._calibration, changes, self._show)
+        return [
+            layer_costs(self._model, layer, moments.pop(layer.name), kind, weight)
+            for layer, weight in zip(self.graph.layers, weights, strict=True)
+        ]
 
     def _lossless(self, layer: Layer) -> LayerCosts:
         """Every weight that is not 0 is worth more than any message."""
@@ -420,7 +449,9 @@ class Partitioner:
         together = [reader for reader in self.graph.readers[layer.activation] if self._costs[reader].follows]
         if follow and index in together and not placed.network.partials[index]:
             before = [reader for reader in together if reader < index and not placed.network.partials[reader]]
-            placed = placed.following(index, layer_loss(self._model, layer, moments), before)
+            placed = placed.following(
+                index, layer_loss(self._model, layer, moments, self._costs[index].importance), before
+            )
         kept = placed.network.available(index, placed.worker) & (placed.network.gains[index] > 0)
         return placed, kept, self._refit(model, index, kept, moments)
 
@@ -463,14 +494,6 @@ def _with(problem: LayerProblem, result: SolveResult, worker: IntArray) -> Solve
         termination=Termination.OPTIMAL if proven else Termination.FEASIBLE,
         limit=None if proven else result.limit,
     )
-
-
-def first_tensor(output: object) -> Tensor:
-    """The first tensor of what a model returns. Raises InputError where there is none."""
-    found = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
-    if not found:
-        raise InputError(f"the model returns a {type(output).__name__} without a tensor; an error budget needs one")
-    return found[0]
 
 
 def _batches(calibration: Iterable[Tensor]) -> list[Tensor]:

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from adapters.apply import apply_plan
 from adapters.calibrate import checked_inputs, evaluating
 from adapters.graph import layer_graph
+from adapters.importance import first_tensor
 from adapters.kernels import outputs_as_rows
-from adapters.partition import first_tensor
 from adapters.plan import PartitionPlan
 from formulations.errors import InputError
 
