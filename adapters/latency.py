@@ -100,16 +100,10 @@ class _Stage:
         return compute, there, np.maximum(there - meanwhile, 0.0)
 
 
-def macs_per_kernel(graph: LayerGraph) -> dict[str, int]:
-    """By layer; multiplications per example for one neuron's kernel over one channel."""
-    return {layer.name: layer.kernel * layer.positions for layer in graph.layers}
-
-
-def predicted(plan: PartitionPlan, macs: Mapping[str, int], batch: int = 1) -> Latency:
+def predicted(plan: PartitionPlan, batch: int = 1) -> Latency:
     """The time of a plan on its cluster.
 
     Args:
-        macs: as `macs_per_kernel` says.
         batch: examples at a time; each message then holds those of all.
     """
     num_workers = plan.cluster.num_workers
@@ -120,12 +114,12 @@ def predicted(plan: PartitionPlan, macs: Mapping[str, int], batch: int = 1) -> L
     stages = []
     for layer in plan.layers:
         num_bytes = crossing.pop(layer.message, np.zeros((num_workers, num_workers)))  # crosses for the first reader
-        stages.append(_planned(layer, macs[layer.name], num_bytes))
+        stages.append(_planned(layer, num_bytes))
     stages += [_nothing_but(name, num_bytes) for name, num_bytes in crossing.items() if num_bytes.any()]
     return _summed(stages, plan.cluster, batch)
 
 
-def _planned(layer: LayerPlan, macs: int, num_bytes: FloatArray) -> _Stage:
+def _planned(layer: LayerPlan, num_bytes: FloatArray) -> _Stage:
     num_workers = len(num_bytes)
     block = np.zeros((num_workers, num_workers))  # by the neurons' worker and the channels'
     for at in range(num_workers):
@@ -133,7 +127,7 @@ def _planned(layer: LayerPlan, macs: int, num_bytes: FloatArray) -> _Stage:
         for owner in range(num_workers):
             part = rows[:, layer.input_worker == owner]
             num_rows = part.any(axis=1).sum() if layer.partials and at != owner else len(part)
-            block[at, owner] = num_rows * part.any(axis=0).sum() * macs
+            block[at, owner] = num_rows * part.any(axis=0).sum() * layer.macs
     local = np.diag(block.diagonal())
     if layer.partials:
         return _Stage(layer.name, local, num_bytes, (block - local).sum(axis=0))

@@ -208,6 +208,12 @@ class Partitioner:
         most = max((int(activation.bytes.max(initial=0)) for activation in self.graph.activations), default=0)
         return float(prices.per_byte * self._cluster.price.max(initial=0.0) * most) or 1.0
 
+    def on(self, cluster: Cluster) -> Partitioner:
+        """The same for a cluster with the same workers and prices, but other speeds; nothing is measured anew."""
+        other = copy.copy(self)
+        other._cluster = cluster
+        return other
+
     @property
     def group_names(self) -> list[str]:
         return [group.name for group in self.graph.groups]
@@ -413,6 +419,7 @@ class Partitioner:
                     message_bytes=np.full(layer.num_neurons, layer.partial_bytes) if partials else read.bytes,
                     kept=draft.kept[index],
                     partials=partials,
+                    macs=layer.kernel * layer.positions,
                     relative_error=draft.relative_error[index],
                 )
             )

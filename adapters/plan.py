@@ -65,6 +65,7 @@ class LayerPlan:
         message_bytes: of each of its messages, per example: M, or N where partial sums cross.
         kept: N×M; the kernels that stay.
         partials: whether partial sums cross instead of inputs.
+        macs: multiplications per example of one kernel, which is one neuron's weights over one channel.
         relative_error: squared error of its outputs that is left, in shares of their variance, on the
             calibration examples, with its inputs as the changed network gives them.
     """
@@ -78,10 +79,13 @@ class LayerPlan:
     message_bytes: IntArray
     kept: NDArray[np.bool_]
     partials: bool
+    macs: int
     relative_error: float
 
     def __post_init__(self) -> None:
         """Raises InputError where shapes do not fit together."""
+        if self.macs < 0:
+            raise InputError(f"layer {self.name!r}: macs is {self.macs}; it must be at least 0")
         if self.kept.ndim != 2 or self.kept.dtype != np.bool_:
             raise InputError(f"layer {self.name!r}: kept has {self.kept.ndim} dimensions of {self.kept.dtype}")
         num_neurons, num_inputs = self.kept.shape

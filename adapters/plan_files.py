@@ -175,7 +175,7 @@ def as_json(plan: PartitionPlan) -> dict[str, Any]:
 
 
 def _layer_as_json(layer: LayerPlan) -> dict[str, Any]:
-    said = {key: getattr(layer, key) for key in ("name", "group", "reads", "partials", "relative_error")}
+    said = {key: getattr(layer, key) for key in ("name", "group", "reads", "partials", "macs", "relative_error")}
     return said | {key: getattr(layer, key).tolist() for key in _ARRAYS}
 
 
@@ -250,6 +250,7 @@ def _layer(entry: Mapping[str, Any], masks: Mapping[str, Tensor]) -> LayerPlan:
         reads=_text(entry["reads"]),
         kept=masks[name].numpy(),
         partials=entry["partials"],
+        macs=int(_integers(entry, "macs")),
         relative_error=_number(f"layer {name!r}: relative_error", entry["relative_error"]),
         **{key: _integers(entry, key) for key in _ARRAYS},
     )
@@ -271,12 +272,12 @@ def _group(folder: Path, entry: Mapping[str, Any]) -> GroupPlan:
     if problem.name != name or len(digests) > 1:
         raise InputError(f"group {name!r}: its problem, assignment and certificate do not belong together")
     try:
-        return GroupPlan(problem, _result(problem, assignment, certificate), certificate)
+        return GroupPlan(problem, claimed_result(problem, assignment, certificate), certificate)
     except (InputError, SolverError) as error:
         raise InputError(f"group {name!r}: {error}") from None
 
 
-def _result(problem: LayerProblem, assignment: Assignment, certificate: Certificate) -> SolveResult:
+def claimed_result(problem: LayerProblem, assignment: Assignment, certificate: Certificate) -> SolveResult:
     """What the certificate claims, without its proof.
 
     Raises:

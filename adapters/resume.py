@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from adapters.plan_files import _result as claimed_result
+from adapters.plan_files import claimed_result
 from formulations.assignment import Assignment
 from formulations.certificate import Certificate, arrays_of
 from formulations.constraints import Constraint

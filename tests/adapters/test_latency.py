@@ -16,7 +16,6 @@ from adapters.latency import (
     Choice,
     alone,
     direct_parallel,
-    macs_per_kernel,
     only,
     predicted,
     replicated,
@@ -49,7 +48,7 @@ def _layer(kept: list[list[int]], **changes: Any) -> LayerPlan:
     fields = {
         "name": "fc", "group": "fc", "reads": "input", "worker": np.array([0, 0, 1]),
         "input_worker": np.array([0, 1]), "unit": np.arange(3), "message_bytes": np.array([8, 8]),
-        "kept": np.array(kept, dtype=bool), "partials": False, "relative_error": 0.0,
+        "kept": np.array(kept, dtype=bool), "partials": False, "macs": 1, "relative_error": 0.0,
     }  # fmt: skip
     return LayerPlan(**{**fields, **changes})
 
@@ -61,14 +60,16 @@ def _sends(first: int, second: int) -> np.ndarray:
 def test_a_layer_by_hand() -> None:
     """Local work goes on while a message is under way, and the rest waits for it."""
     # w0: 2 neurons × its channel × 3 = 6 and 6 more once 8 bytes have come, at 2 a second; w1: 3, at 1 a second.
-    plan = _plan(_cluster([2.0, 1.0]), (_layer([[1, 1], [1, 0], [0, 1]]),), (Message("input", _sends(0, 8), 16),))
-    found = predicted(plan, {"fc": 3})
+    message = Message("input", _sends(0, 8), 16)
+    kept = [[1, 1], [1, 0], [0, 1]]
+    found = predicted(_plan(_cluster([2.0, 1.0]), (_layer(kept, macs=3),), (message,)))
     assert found.compute.tolist() == [[6.0, 3.0]]
     assert found.network.tolist() == [[2.5, 0.0]]  # 0.5 + 8 / 4
     assert found.waiting.tolist() == [[0.0, 0.0]]  # 3 seconds of local work cover it
     assert found.total == 6.0
 
-    short = predicted(plan, {"fc": 1})  # 1 second of local work, 1.5 of waiting, 1 for the rest
+    # 1 second of local work, 1.5 of waiting, 1 for the rest.
+    short = predicted(_plan(_cluster([2.0, 1.0]), (_layer(kept),), (message,)))
     assert short.waiting.tolist() == [[1.5, 0.0]]
     assert short.total == 3.5
 
@@ -76,7 +77,7 @@ def test_a_layer_by_hand() -> None:
 def test_a_batch_pays_for_one_latency() -> None:
     """Ten examples take ten times the bytes and multiplications, and one message."""
     plan = _plan(_cluster([2.0, 1.0]), (_layer([[1, 1], [1, 0], [0, 1]]),), (Message("input", _sends(0, 8), 16),))
-    found = predicted(plan, {"fc": 1}, batch=10)
+    found = predicted(plan, batch=10)
     assert found.network.tolist() == [[20.5, 0.0]]
     assert found.total == 20.5 + 10
 
@@ -84,9 +85,9 @@ def test_a_batch_pays_for_one_latency() -> None:
 def test_partial_sums_by_hand() -> None:
     """What others wait for is computed first, and is on the wire while the sender does its own part."""
     # w1 computes neuron 0's sum over channel 1 (3 s), sends 4 bytes (1.5 s); w0 does its 6 local (3 s) meanwhile.
-    layer = _layer([[1, 1], [1, 0], [0, 1]], partials=True, message_bytes=np.array([4, 4, 4]))
+    layer = _layer([[1, 1], [1, 0], [0, 1]], partials=True, macs=3, message_bytes=np.array([4, 4, 4]))
     plan = _plan(_cluster([2.0, 1.0]), (layer,), (Message("fc (partial sums)", _sends(0, 4), 0),))
-    found = predicted(plan, {"fc": 3})
+    found = predicted(plan)
     assert found.compute.tolist() == [[3.0, 6.0]]
     assert found.network.tolist() == [[4.5, 0.0]]
     assert found.waiting.tolist() == [[1.5, 0.0]]
@@ -96,9 +97,9 @@ def test_partial_sums_by_hand() -> None:
 def test_partial_sums_both_ways() -> None:
     """What a worker computes for others is time in which it does not wait."""
     # w0 computes neuron 2's sum (3 / 2 s), w1 those of neurons 0 and 1 (6 s); the messages take 1.5 s and 2.5 s.
-    layer = _layer([[1, 1], [1, 1], [1, 1]], partials=True, message_bytes=np.array([4, 4, 4]))
+    layer = _layer([[1, 1], [1, 1], [1, 1]], partials=True, macs=3, message_bytes=np.array([4, 4, 4]))
     plan = _plan(_cluster([2.0, 1.0]), (layer,), (Message("fc (partial sums)", _sends(4, 8), 0),))
-    found = predicted(plan, {"fc": 3})
+    found = predicted(plan)
     assert found.compute.tolist() == [[1.5 + 3, 6 + 3.0]]
     assert found.network.tolist() == [[6 + 2.5, 1.5 + 1.5]]
     assert found.waiting.tolist() == [[8.5 - 4.5, 0.0]]
@@ -108,7 +109,7 @@ def test_an_activation_crosses_once() -> None:
     """The first of two readers waits for it; what no layer reads has a row of its own; layers are added up."""
     layers = (_layer([[1, 1]] * 3), _layer([[1, 1]] * 3, name="other"))
     messages = (Message("input", _sends(8, 8), 16), Message("norm", _sends(4, 0), 4))
-    found = predicted(_plan(_cluster([1.0, 1.0]), layers, messages), {"fc": 1, "other": 1})
+    found = predicted(_plan(_cluster([1.0, 1.0]), layers, messages))
     assert found.names == ("fc", "other", "(no layer) norm")
     assert found.network.tolist() == [[2.5, 2.5], [0.0, 0.0], [0.0, 1.5]]
     assert found.seconds.tolist() == [4.5, 4.0, 1.5]  # w0: 2 local hidden in 2.5, 2 remote; 4; nothing but sending
@@ -118,7 +119,7 @@ def test_an_activation_crosses_once() -> None:
 def test_the_table() -> None:
     """The last worker's times, in milliseconds, and the sum."""
     plan = _plan(_cluster([2.0, 1.0]), (_layer([[1, 1], [1, 0], [0, 1]]),), (Message("input", _sends(0, 8), 16),))
-    assert str(predicted(plan, {"fc": 1})).splitlines() == [
+    assert str(predicted(plan)).splitlines() == [
         "layer  last worker   compute   network   waiting        ms",
         "fc     w0           2000.000  2500.000  1500.000  3500.000",
         "total                                             3500.000",
@@ -160,7 +161,7 @@ def test_direct_parallel_counts_the_bytes_that_plans_do() -> None:
     graph = layer_graph(model, inputs)
     assert len(graph.spans) == 1
     assert direct_parallel(plan, graph).network.sum() == pytest.approx(plan.bytes_direct)
-    found = predicted(plan, macs_per_kernel(graph))
+    found = predicted(plan)
     assert found.network.sum() == pytest.approx(plan.bytes_sent)
 
 
@@ -171,7 +172,7 @@ def test_a_lossless_plan_on_one_worker_is_that_worker_alone() -> None:
     plan = _lossless(only(cluster, [1]))
     assert all((layer.worker == 1).all() for layer in plan.layers)
     # 12 of a's multiplications are done while inputs are on the wire.
-    assert predicted(plan, macs_per_kernel(graph)).total == alone(graph, cluster, 1).total - min(2.0, 12.0)
+    assert predicted(plan).total == alone(graph, cluster, 1).total - min(2.0, 12.0)
 
 
 # Leaving workers out
@@ -213,10 +214,8 @@ def test_nobody_is_left_out_for_nothing() -> None:
 @pytest.mark.parametrize(("seconds", "expected"), [(1e3, (1,)), (0.0, (0, 1))])
 def test_on_a_real_network(seconds: float, expected: tuple[int, ...]) -> None:
     """Where a message takes a quarter of an hour the faster worker runs everything; where none does, both compute."""
-    model, inputs = _network()
-    macs = macs_per_kernel(layer_graph(model, inputs))
     cluster = _cluster([1.0, 1.2], bytes_per_second=1e6, seconds=seconds)
-    choice = worthwhile_workers(lambda used: predicted(_lossless(only(cluster, used)), macs).total, cluster)
+    choice = worthwhile_workers(lambda used: predicted(_lossless(only(cluster, used))).total, cluster)
     assert choice.workers == expected
 
 

@@ -57,6 +57,7 @@ def _by_hand(**changes: Any) -> PartitionPlan:
         message_bytes=np.array([4, 4, 8]),
         kept=np.array([[True, False, True], [False, True, True]]),
         partials=False,
+        macs=1,
         relative_error=0.125,
     )
     whole = {
