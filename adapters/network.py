@@ -39,6 +39,8 @@ class Network:
         scaling: of all costs.
         partials: per layer, whether partial sums cross instead of inputs.
         chosen: what is sent of an activation, M×P, where that does not follow from gains and prices.
+        chosen_partials: by layer, N×P and N×P: the workers that each neuron draws from, and what it costs on each
+            worker, where that does not follow from gains and prices.
         pinned: the workers of units that somebody decided on.
     """
 
@@ -50,6 +52,7 @@ class Network:
     scaling: Scaling
     partials: tuple[bool, ...]
     chosen: Mapping[int, NDArray[np.bool_]] = field(default_factory=dict)
+    chosen_partials: Mapping[int, tuple[NDArray[np.bool_], IntArray]] = field(default_factory=dict)
     pinned: Mapping[int, int] = field(default_factory=dict)
 
     # What crosses
@@ -93,6 +96,11 @@ class Network:
             worker[units] = int(np.argmax(self.cluster.macs_per_second))
         return worker
 
+    def ends(self, layer: int, worker: IntArray) -> tuple[IntArray, IntArray]:
+        """N and M: where a layer's neurons and the channels that it reads sit."""
+        placed = self.graph.layers[layer]
+        return worker[placed.unit], worker[self.graph.activations[placed.activation].unit]
+
     def gain_at(self, activation: int, worker: IntArray, without: Sequence[int] = ()) -> IntArray:
         """M×P: what having each channel on each worker is worth to the neurons there.
 
@@ -127,6 +135,8 @@ class Network:
 
     def partial_sent(self, layer: int, worker: IntArray) -> NDArray[np.bool_]:
         """neurons × P: the workers that send each neuron a partial sum."""
+        if layer in self.chosen_partials:
+            return self.chosen_partials[layer][0].copy()
         placed = self.graph.layers[layer]
         by_source = self.gain_from(layer, worker)
         at = worker[placed.unit]
@@ -207,8 +217,10 @@ class Network:
         """What a layer loses with the kernels whose channels are not at hand, and pays for the others."""
         return self.base[layer] + int(self.gains[layer][~self.available(layer, worker)].sum())
 
-    def _partials_place_cost(self, layer: int, worker: IntArray) -> IntArray:
+    def partials_place_cost(self, layer: int, worker: IntArray) -> IntArray:
         """neurons × P: what a layer in partial sums pays for a neuron on each worker."""
+        if layer in self.chosen_partials:
+            return self.chosen_partials[layer][1]
         lost, cost = self.gain_from(layer, worker), self.partial_cost(layer)
         paid = np.minimum(lost[:, :, None], cost[None])  # neuron, from, to
         paid[:, np.arange(len(cost)), np.arange(len(cost))] = 0
@@ -234,7 +246,7 @@ class Network:
         for layer in group.layers:
             if self.partials[layer]:
                 rows = self.rows(group, layer)
-                np.add.at(place_cost, rows, self._partials_place_cost(layer, worker))
+                np.add.at(place_cost, rows, self.partials_place_cost(layer, worker))
         width = (0, self.cluster.num_workers)
         return LayerProblem(
             prune_cost=_side_by_side([column.gain for column in columns], (group.units.size, 0)),
@@ -379,6 +391,10 @@ class Network:
     def with_sends(self, activation: int, sent: NDArray[np.bool_]) -> Network:
         """The same network with these channels of an activation sent, M×P."""
         return replace(self, chosen={**self.chosen, activation: sent})
+
+    def with_partials(self, layer: int, sent: NDArray[np.bool_], place_cost: IntArray) -> Network:
+        """The same network with these partial sums of a layer, N×P, and what its neurons cost on each worker."""
+        return replace(self, chosen_partials={**self.chosen_partials, layer: (sent, place_cost)})
 
     def row_problem(self, group: Group, worker: IntArray, memory_left: IntArray, cost: IntArray) -> LayerProblem:
         """The group's problem where what it is sent is settled: `cost`, N×P, is what a unit loses on each worker."""

@@ -453,12 +453,12 @@ class Partitioner:
             return placed, kept, 0.0
         self._show(f"{layer.name}: adjustment")
         moments = measure(model, self._model, [layer.name], self._calibration, self._example)[layer.name]
-        together = [reader for reader in self.graph.readers[layer.activation] if self._costs[reader].follows]
-        if follow and index in together and not placed.network.partials[index]:
-            before = [reader for reader in together if reader < index and not placed.network.partials[reader]]
-            placed = placed.following(
-                index, layer_loss(self._model, layer, moments, self._costs[index].importance), before
-            )
+        partials = placed.network.partials
+        if follow and self._costs[index].follows and (not partials[index] or index in placed.losses):
+            readers = [reader for reader in self.graph.readers[layer.activation] if self._costs[reader].follows]
+            before = [reader for reader in readers if reader < index and not partials[reader]]
+            loss = layer_loss(self._model, layer, moments, self._costs[index].importance)
+            placed = placed.following(index, loss, before)
         kept = placed.network.available(index, placed.worker) & (placed.network.gains[index] > 0)
         return placed, kept, self._refit(model, index, kept, moments)
 

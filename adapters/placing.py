@@ -17,6 +17,7 @@ from adapters.extract import memory_left
 from adapters.graph import Group
 from adapters.network import Network
 from adapters.plan import PlanError
+from adapters.sends import MOST_WORKERS, Inputs, PartialSums, choose_inputs, choose_partials, losses_by_sources
 from formulations.problem import LayerProblem
 from solvers.base import Limit, SolveLimits, SolveResult
 from solvers.local_search import LocalSearch
@@ -76,12 +77,26 @@ class Placement:
         """
         network, worker = self.network, self.worker
         index = network.graph.layers[layer].activation
+        at, owner = network.ends(layer, worker)
+        if network.partials[layer]:
+            table = losses_by_sources(loss, owner, network.cluster.num_workers)
+            found = choose_partials(table, at, owner, network.partial_cost(layer) / network.scaling.scale)
+            return self._with_partials(layer, found)
         free = network.chosen[index] if before else np.zeros_like(network.needed_at(index, worker))
-        at, owner = worker[network.graph.layers[layer].unit], worker[network.graph.activations[index].unit]
-        seen = see(loss, at, owner, network.send_cost_at(index, worker) / network.scaling.scale, free)
-        network = network.with_costs(layer, np.rint(seen.cost * network.scaling.scale).astype(np.int64))
-        network = network.with_sends(index, seen.sent | free)
-        return replace(self, network=network, losses={**self.losses, layer: seen.loss * network.scaling.scale})
+        price = network.send_cost_at(index, worker) / network.scaling.scale
+        return self._with_inputs(layer, choose_inputs(loss, at, owner, price, free), free)
+
+    def _with_inputs(self, layer: int, found: Inputs, free: NDArray[np.bool_]) -> Placement:
+        scale = self.network.scaling.scale
+        network = self.network.with_costs(layer, np.rint(found.cost * scale).astype(np.int64))
+        network = network.with_sends(network.graph.layers[layer].activation, found.sent | free)
+        return replace(self, network=network, losses={**self.losses, layer: found.loss * scale})
+
+    def _with_partials(self, layer: int, found: PartialSums) -> Placement:
+        scale = self.network.scaling.scale
+        network = self.network.with_costs(layer, np.rint(found.cost * scale).astype(np.int64))
+        network = network.with_partials(layer, found.sent, np.rint(found.place * scale).astype(np.int64))
+        return replace(self, network=network, losses={**self.losses, layer: found.loss * scale})
 
     def problem(self, group: Group) -> LayerProblem:
         """The group's layer problem, all other groups as they are."""
@@ -95,7 +110,8 @@ class Placer:
     def __init__(self, losses: Sequence[LayerLoss | None]) -> None:
         """The losses of sets of channels, by layer; None where channels count one by one."""
         self._losses = losses
-        self._known: dict[tuple[Any, ...], Seen] = {}
+        self._known: dict[tuple[Any, ...], Inputs] = {}
+        self._tables: dict[tuple[int, bytes], NDArray[np.float64]] = {}
 
     def forward(self, network: Network, answer: Answer) -> Placement:
         """One group after the other, later ones unknown.
@@ -153,7 +169,8 @@ class Placer:
         return placed if result.assignment is None else self.moved(placed, group, result.assignment.worker)
 
     def _counts_sets(self, network: Network, layer: int) -> bool:
-        return self._losses[layer] is not None and not network.partials[layer]
+        few = network.cluster.num_workers <= MOST_WORKERS
+        return self._losses[layer] is not None and (few or not network.partials[layer])
 
     def _alternated(self, placed: Placement, group: Group) -> Placement:
         """Place the group for what is sent now, choose what to send, and again, as long as the total falls."""
@@ -163,7 +180,11 @@ class Placer:
             for layer in group.layers:
                 loss = self._losses[layer]
                 assert loss is not None
-                np.add.at(cost, network.rows(group, layer), loss.of_rows(network.at_hand(layer, worker)))
+                if network.partials[layer]:
+                    own = network.partials_place_cost(layer, worker) / network.scaling.scale
+                else:
+                    own = loss.of_rows(network.at_hand(layer, worker))
+                np.add.at(cost, network.rows(group, layer), own)
             scaled = np.rint(cost * network.scaling.scale).astype(np.int64)
             left = memory_left(network.graph, network.cluster, worker, group)
             problem = network.row_problem(group, worker, left, scaled)
@@ -193,55 +214,42 @@ class Placer:
 
     def seen(self, placed: Placement) -> Placement:
         """With the sends and costs that go with its placement, where channels stand in for each other."""
-        network, losses = replace(placed.network, chosen={}), {}
-        for index in range(len(network.graph.activations)):
-            readers = network.graph.readers[index]
-            together = [layer for layer in readers if self._counts_sets(network, layer)]
-            if not together:
-                continue
-            sent = network.gain_at(index, placed.worker, without=together) > network.send_cost_at(index, placed.worker)
+        network = replace(placed.network, chosen={}, chosen_partials={})
+        placed = replace(placed, network=network, losses={})
+        for index, readers in enumerate(network.graph.readers):
+            counted = [layer for layer in readers if self._counts_sets(network, layer)]
+            together = [layer for layer in counted if not network.partials[layer]]
+            for layer in counted:
+                if network.partials[layer]:
+                    placed = placed._with_partials(layer, self._partials(network, layer, placed.worker))
+            if together:
+                by_gain = network.gain_at(index, placed.worker, without=together)
+                sent = by_gain > network.send_cost_at(index, placed.worker)
             for layer in together:
-                seen = self._seen(network, layer, placed.worker, sent)
-                sent = sent | seen.sent
-                losses[layer] = seen.loss * network.scaling.scale
-                network = network.with_costs(layer, np.rint(seen.cost * network.scaling.scale).astype(np.int64))
-            network = network.with_sends(index, sent)
-        return replace(placed, network=network, losses=losses)
+                placed = placed._with_inputs(layer, self._inputs(network, layer, placed.worker, sent), sent)
+                sent = placed.network.chosen[index]
+        return placed
 
-    def _seen(self, network: Network, layer: int, worker: IntArray, free: NDArray[np.bool_]) -> Seen:
-        """The layer's sends, beyond those that are there anyway, with their loss and costs; each worked out once."""
-        activation = network.graph.layers[layer].activation
-        at, owner = worker[network.graph.layers[layer].unit], worker[network.graph.activations[activation].unit]
+    def _inputs(self, network: Network, layer: int, worker: IntArray, free: NDArray[np.bool_]) -> Inputs:
+        """What a layer is sent beyond what is there anyway; worked out once."""
+        at, owner = network.ends(layer, worker)
         key = (layer, network.prices, at.tobytes(), owner.tobytes(), free.tobytes())
         if key not in self._known:
-            price = network.send_cost_at(activation, worker) / network.scaling.scale
+            price = network.send_cost_at(network.graph.layers[layer].activation, worker) / network.scaling.scale
             loss = self._losses[layer]
             assert loss is not None
-            self._known[key] = see(loss, at, owner, price, free)
+            self._known[key] = choose_inputs(loss, at, owner, price, free)
         return self._known[key]
 
-
-@dataclass(frozen=True, eq=False)
-class Seen:
-    """What one layer sends, M×P, its loss, and what each kernel is worth around that, N×M; in shares of its energy."""
-
-    sent: NDArray[np.bool_]
-    loss: float
-    cost: NDArray[np.float64]
-
-
-def see(loss: LayerLoss, at: IntArray, owner: IntArray, price: NDArray[np.float64], free: NDArray[np.bool_]) -> Seen:
-    """What a layer sends, given its placement.
-
-    Args:
-        at, owner: N and M; the workers of neurons and channels.
-        price: M×P, in shares of the layer's energy.
-        free: M×P; what is sent anyway, for other layers.
-    """
-    sent = loss.choose(at, owner, np.where(free, 0.0, price), free)
-    at_hand = sent | (owner[:, None] == np.arange(price.shape[1]))
-    lost = float(loss.of_rows(at_hand)[np.arange(at.size), at].sum())
-    return Seen(sent, lost, loss.costs(at, at_hand))
+    def _partials(self, network: Network, layer: int, worker: IntArray) -> PartialSums:
+        """What a layer is sent as partial sums; the losses of all sets of workers are worked out once."""
+        at, owner = network.ends(layer, worker)
+        key = (layer, owner.tobytes())
+        if key not in self._tables:
+            loss = self._losses[layer]
+            assert loss is not None
+            self._tables[key] = losses_by_sources(loss, owner, network.cluster.num_workers)
+        return choose_partials(self._tables[key], at, owner, network.partial_cost(layer) / network.scaling.scale)
 
 
 def quick(seed: int) -> Answer:
