@@ -13,7 +13,7 @@ import argparse
 import contextlib
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -30,6 +30,7 @@ from solvers.threads import exit_now
 if TYPE_CHECKING:
     from torch import nn
 
+    from adapters.figures import OutputError, Times
     from adapters.plan import PartitionPlan
     from adapters.resume import Answers
 
@@ -96,6 +97,17 @@ def _parser() -> Parser:
         help="train the weights that stay towards the model's own outputs, this often through the calibration data; "
         "the plan is then no longer one without retraining, and says so",
     )
+    parser.add_argument(
+        "--leave-out",
+        action="store_true",
+        help="first find out by quick plans whether some workers, or one alone, are predicted to be faster than all; "
+        "the plan then leaves the others out",
+    )
+    parser.add_argument(
+        "--guarantee",
+        action="store_true",
+        help="measure the error of the outputs on the calibration data, and bound it",
+    )
     parser.add_argument("--out", metavar="DIR", help="write the plan here, with pictures; see docs/plans.md")
     parser.add_argument("--json", metavar="FILE", help="write what the table says as JSON; '-' prints JSON alone")
     return parser
@@ -128,6 +140,8 @@ def _check(arguments: argparse.Namespace) -> None:
         raise InputError(f"--recover is {arguments.recover}; give epochs, at least 1, or leave it out")
     if arguments.recover is not None and arguments.no_prune:
         raise InputError("--recover has nothing to do with --no-prune, which drops no weights; leave one of them out")
+    if arguments.guarantee and arguments.no_prune:
+        raise InputError("--guarantee has nothing to do with --no-prune, which changes no output; leave one out")
     for option in ("price", "bytes_share", "error_budget"):
         value = getattr(arguments, option)
         if value is not None and not 0 <= value < float("inf"):
@@ -154,7 +168,8 @@ def _plan(argv: Sequence[str]) -> int:
     stoppable = StoppableSolver(solver if answers is None else ResumableSolver(solver, answers, arguments.seed, _say))
     try:
         with _status() as show, stoppable.until_interrupted():
-            plan = _written(arguments, cluster, stoppable, show)
+            plan, model, calibration = _written(arguments, cluster, stoppable, show)
+            figures = _figures(arguments, plan, model, calibration, stoppable, show)
     except (PlanError, SolverError) as error:
         print(f"failed: {error}", file=sys.stderr)
         return 1
@@ -163,7 +178,7 @@ def _plan(argv: Sequence[str]) -> int:
         return 130
     if answers is not None and not stoppable.interrupted:
         answers.clear()
-    _report(plan, arguments, interrupted=stoppable.interrupted)
+    _report(plan, figures, arguments, interrupted=stoppable.interrupted)
     if stoppable.interrupted and answers:
         _say(_kept(answers))
     return 0
@@ -183,8 +198,10 @@ def _kept(answers: Answers | None) -> str:
     return f"{number} kept in {answers.folder}; the same command goes on from there"
 
 
-def _written(arguments: argparse.Namespace, cluster: Cluster, solver: Solver, show: Show) -> PartitionPlan:
-    """The plan, written where it is asked for."""
+def _written(
+    arguments: argparse.Namespace, cluster: Cluster, solver: Solver, show: Show
+) -> tuple[PartitionPlan, nn.Module, Sequence[Any]]:
+    """The plan, written where it is asked for, the model and its calibration data."""
     from adapters.models import load_model
     from adapters.pictures import draw_plan
     from adapters.plan_files import check_folder
@@ -202,7 +219,32 @@ def _written(arguments: argparse.Namespace, cluster: Cluster, solver: Solver, sh
         show("writing")
         plan.save(arguments.out)
         draw_plan(plan, model, arguments.out)
-    return plan
+    return plan, model, calibration
+
+
+def _figures(
+    arguments: argparse.Namespace,
+    plan: PartitionPlan,
+    model: nn.Module,
+    calibration: Sequence[Any],
+    stoppable: StoppableSolver,
+    show: Show,
+) -> dict[str, Times | OutputError]:
+    """What is said beside the table, by its name in JSON; less where Ctrl-C came."""
+    from adapters.figures import output_error, times
+
+    found: dict[str, Times | OutputError] = {}
+    if stoppable.interrupted:
+        return found
+    try:
+        show("predicted times")
+        found["seconds"] = times(plan, model, calibration[0])
+        if arguments.guarantee:
+            show("guarantee")
+            found["output_error"] = output_error(plan, model, calibration)
+    except KeyboardInterrupt:
+        stoppable.interrupted = True  # the plan is whole
+    return found
 
 
 def _made(
@@ -218,22 +260,30 @@ def _made(
     def report(layer: str, step: Progress) -> None:
         show(f"{layer}: {step.seconds:.0f} s, {step.message}")
 
-    return partition_model(
-        model,
-        calibration[0],
-        cluster,
-        solver=solver,
-        calibration=calibration,
-        limits=SolveLimits(seconds=arguments.time_limit),
-        prices=DEFAULT_PRICES if arguments.price is None else replace(DEFAULT_PRICES, per_byte=arguments.price),
-        costs=arguments.costs,
-        prune=not arguments.no_prune,
-        bytes_share=arguments.bytes_share,
-        error_budget=arguments.error_budget,
-        seed=arguments.seed,
-        report=report,
-        show=show,
-    )
+    options: dict[str, Any] = {
+        "calibration": calibration,
+        "prices": DEFAULT_PRICES if arguments.price is None else replace(DEFAULT_PRICES, per_byte=arguments.price),
+        "costs": arguments.costs,
+        "prune": not arguments.no_prune,
+        "bytes_share": arguments.bytes_share,
+        "error_budget": arguments.error_budget,
+        "seed": arguments.seed,
+        "show": show,
+    }
+    limits = SolveLimits(seconds=arguments.time_limit)
+
+    def planned(on: Cluster) -> PartitionPlan:
+        return partition_model(model, calibration[0], on, solver=solver, limits=limits, report=report, **options)
+
+    if not arguments.leave_out:
+        return planned(cluster)
+    from adapters.latency import only
+    from adapters.leave_out import choose_workers, without
+
+    choice = choose_workers(model, calibration[0], cluster, **options)
+    if not choice.left_out:  # otherwise the plan says so
+        _say(f"by quick plans, {choice}")
+    return without(planned(only(cluster, choice.workers)), cluster, choice)
 
 
 @dataclass
@@ -290,11 +340,18 @@ class StoppableSolver:
             signal.signal(signal.SIGINT, before)
 
 
-def _report(plan: PartitionPlan, arguments: argparse.Namespace, *, interrupted: bool) -> None:
+def _report(
+    plan: PartitionPlan,
+    figures: Mapping[str, Times | OutputError],
+    arguments: argparse.Namespace,
+    *,
+    interrupted: bool,
+) -> None:
     if arguments.json != STANDARD_OUTPUT:
-        print(plan)
+        print(plan, *figures.values(), sep="\n")
     if arguments.json is not None:
         content = {"model": arguments.model, "out": arguments.out, "interrupted": interrupted, **_summary(plan)}
+        content |= {name: figure.as_json() for name, figure in figures.items()}
         write_json(arguments.json, SCHEMA, content)
     for warning in plan.warnings:
         _say(warning)

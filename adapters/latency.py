@@ -16,6 +16,7 @@ Shapes: L layers, N neurons and M channels of one layer, P workers. Times are in
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -148,13 +149,16 @@ def _summed(stages: Sequence[_Stage], cluster: Cluster, batch: int) -> Latency:
 
 
 def direct_parallel(plan: PartitionPlan, graph: LayerGraph, batch: int = 1) -> Latency:
-    """The time with the plan's placement where every channel is sent to every worker.
+    """The time with the plan's placement where every channel is sent to every worker that has neurons.
 
     Args:
         graph: of the plan's model.
     """
     num_workers = plan.cluster.num_workers
-    owner = np.full(graph.num_units, int(np.argmax(plan.cluster.macs_per_second)))  # of what is no neuron or input
+    used = np.zeros(num_workers)  # others need nothing
+    used[np.concatenate([layer.worker for layer in plan.layers])] = 1
+    fastest = int(np.argmax(plan.cluster.macs_per_second * used))
+    owner = np.full(graph.num_units, fastest)  # of what is no neuron or input
     for layer, planned in zip(graph.layers, plan.layers, strict=True):
         owner[graph.activations[layer.activation].unit] = planned.input_worker
         owner[layer.unit] = planned.worker
@@ -163,21 +167,19 @@ def direct_parallel(plan: PartitionPlan, graph: LayerGraph, batch: int = 1) -> L
     for layer in graph.layers:
         read, num_bytes = graph.activations[layer.activation], np.zeros((num_workers, num_workers))
         if crossing.pop(layer.activation, None):
-            num_bytes = _to_all(owner[read.unit], read.bytes, num_workers)
+            num_bytes = _to_all(owner[read.unit], read.bytes, used)
         counts = [np.bincount(owner[units], minlength=num_workers) for units in (layer.unit, read.unit)]
         macs: FloatArray = np.outer(*counts) * np.float64(layer.kernel * layer.positions)
         stages.append(_Stage(layer.name, macs, num_bytes, np.zeros(num_workers)))
-    stages += [
-        _nothing_but(read.name, _to_all(owner[read.unit], read.bytes, num_workers)) for read in crossing.values()
-    ]
-    stages += [_nothing_but(span.name, np.full((num_workers, num_workers), float(span.bytes))) for span in graph.spans]
+    stages += [_nothing_but(read.name, _to_all(owner[read.unit], read.bytes, used)) for read in crossing.values()]
+    stages += [_nothing_but(span.name, np.outer(used, used) * span.bytes) for span in graph.spans]
     return _summed(stages, plan.cluster, batch)
 
 
-def _to_all(owner: IntArray, num_bytes: IntArray, num_workers: int) -> FloatArray:
-    """P×P (from, to): bytes where each channel goes from its owner to all."""
-    held = np.bincount(owner, weights=num_bytes, minlength=num_workers)
-    return np.repeat(held[:, None], num_workers, axis=1)
+def _to_all(owner: IntArray, num_bytes: IntArray, used: FloatArray) -> FloatArray:
+    """P×P (from, to): bytes where each channel goes from its owner to all that are used."""
+    found: FloatArray = np.outer(np.bincount(owner, weights=num_bytes, minlength=used.size), used)
+    return found
 
 
 def alone(graph: LayerGraph, cluster: Cluster, worker: int, batch: int = 1) -> Latency:
@@ -240,7 +242,9 @@ class Choice:
 
     def __str__(self) -> str:
         everyone = tuple(range(len(self.worker_names)))
-        ours, whole = f"{_ms(self.seconds[self.workers])} ms", f"{_ms(self.seconds[everyone])} ms"
+        ours, whole = (_ms(self.seconds[workers]) + " ms" for workers in (self.workers, everyone))
+        if math.isinf(self.seconds[everyone]):
+            whole = "no plan can be made"
         if self.workers == everyone:
             return f"all workers are worth using: {ours}"
         names = ", ".join(self.worker_names[p] for p in self.workers)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,11 @@ from formulations.problem import LayerProblem
 from solvers.base import SolveResult
 
 IntArray = NDArray[np.int64]
+
+#: In the settings of a recovered plan: how it was trained, and the error of the network's outputs before and after.
+RECOVERED = "recovered"
+#: In the settings of a plan whose workers were chosen: the names of those that have no neurons.
+LEFT_OUT = "left_out"
 
 
 class PlanError(RuntimeError):
@@ -256,7 +261,16 @@ class PartitionPlan:
             for row in rows
         ]
         lines[-1] += f"  {self.bytes_sent / max(1, self.bytes_direct):.1%} of direct parallel"
-        return "\n".join(lines)
+        return "\n".join([*lines, *self._footnotes()])
+
+    def _footnotes(self) -> Iterator[str]:
+        """What no table of a plan may leave unsaid."""
+        used = {int(p) for layer in self.layers for p in layer.worker}
+        idle = [name for p, name in enumerate(self.cluster.worker_names) if p not in used]
+        if idle:
+            yield f"left out, without a neuron: {', '.join(idle)}"
+        if RECOVERED in self.settings:
+            yield "its weights were trained after pruning (recovery)"
 
     def _rows(self) -> list[tuple[str, ...]]:
         """The cells of every layer, then of what crosses for operations that are no layers."""

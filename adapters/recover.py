@@ -19,13 +19,11 @@ from adapters.calibrate import checked_inputs, evaluating
 from adapters.graph import layer_graph
 from adapters.importance import first_tensor
 from adapters.kernels import outputs_as_rows
-from adapters.plan import PartitionPlan
+from adapters.plan import RECOVERED, PartitionPlan
 from formulations.errors import InputError
 
 #: In the warnings of a recovered plan.
 WARNING = "its weights were trained after pruning (recovery); no figure of it is one without retraining"
-#: In its settings: how it was trained, and the error of the network's outputs before and after.
-SETTING = "recovered"
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm)
 
 #: Examples in a step: more steps in an epoch than calibration batches would make, which are as large as memory allows.
@@ -249,6 +247,6 @@ def _recovered(plan: PartitionPlan, state: _State, said: dict[str, float]) -> Pa
             replace(layer, relative_error=error) for layer, error in zip(plan.layers, state.layers, strict=True)
         ),
         weights=state.weights,
-        settings={**plan.settings, SETTING: said},
+        settings={**plan.settings, RECOVERED: said},
         warnings=tuple(dict.fromkeys([*plan.warnings, WARNING])),
     )

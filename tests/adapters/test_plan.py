@@ -156,6 +156,17 @@ def test_table_by_hand() -> None:
     assert said[3].split() == ["total", "12", "24", "50.0%", "of", "direct", "parallel"]
 
 
+def test_table_ends_with_who_has_nothing_and_with_recovery() -> None:
+    """What figures may not be read without; nothing of the kind where there is nothing to say."""
+    plan = _by_hand()
+    assert str(plan).splitlines()[-1].startswith("total")
+    other = _by_hand(layers=(_with(plan, worker=np.array([1, 1])),), settings={"recovered": {"epochs": 3}})
+    assert str(other).splitlines()[-2:] == [
+        "left out, without a neuron: w0",
+        "its weights were trained after pruning (recovery)",
+    ]
+
+
 def test_table_says_shared_bytes_once() -> None:
     """Of two layers that read one activation and are placed together, the second refers to the first."""
     plan, first = _by_hand(), _by_hand().layers[0]

@@ -16,7 +16,7 @@ import safetensors.torch
 import torch
 
 from adapters import PartitionPlan, cli
-from formulations import LayerProblem
+from formulations import Cluster, LayerProblem
 from solvers import SolveLimits, solve
 from solvers.base import Limit, SolveResult
 from solvers.local_search import LocalSearch
@@ -85,7 +85,8 @@ def test_plan_is_printed_written_drawn_and_can_be_looked_at(tmp_path: Path, caps
     assert cli.main(["planned_nets:with_data", *_QUICK, *files]) == 0
     said = capsys.readouterr()
     plan = PartitionPlan.load("plan")
-    assert said.out == f"{plan}\n"
+    *table, predicted = said.out.splitlines()
+    assert table == str(plan).splitlines()
     assert said.err == ""  # no terminal, no progress
     content = json.loads(Path("plan.json").read_text())
     assert content["schema"] == "partition/1"
@@ -93,6 +94,12 @@ def test_plan_is_printed_written_drawn_and_can_be_looked_at(tmp_path: Path, caps
     assert [entry["layer"] for entry in content["layers"]] == ["0", "2"]
     assert content["groups"][0]["objective"] == plan.groups[0].evaluation.objective
     assert content["interrupted"] is False
+    seconds = content["seconds"]
+    assert predicted.startswith(f"predicted per example: {1000 * seconds['plan']:.3f} ms, direct parallel ")
+    assert seconds["alone"]["seconds"] < seconds["plan"]  # two messages of a millisecond each for so little
+    # 1 ms, 12 bytes at 12.5 MB/s and 80 multiplications at 1e9 a second.
+    assert predicted.endswith("w0 alone 1.001 ms, which is fastest")
+    assert "output_error" not in content
     pictures = sorted(path.name for path in Path("plan/pictures").rglob("*.svg"))
     assert pictures == ["0.svg", "2.svg", "traffic.svg"]
 
@@ -180,6 +187,7 @@ def test_a_hugging_face_folder_is_planned(capsys: pytest.CaptureFixture[str]) ->
         (["m:f", "--workers", "2", "--seed", "-1"], "--seed is -1"),
         (["m:f", "--workers", "2", "--recover", "0"], "--recover is 0"),
         (["m:f", "--workers", "2", "--recover", "1", "--no-prune"], "--recover has nothing to do with --no-prune"),
+        (["m:f", "--workers", "2", "--guarantee", "--no-prune"], "--guarantee has nothing to do with --no-prune"),
         (["m:f", "--workers", "2", "--costs", "fisher"], "invalid choice: 'fisher'"),
         (["m:f", "--workers", "2", "--solver", "local-serch"], "did you mean 'local-search'?"),
         (["m:f", "--cluster", "no.toml"], "no.toml: cannot be read"),
@@ -338,6 +346,58 @@ def test_recovery_changes_weights_alone_and_says_so(capsys: pytest.CaptureFixtur
     assert (recovered["epochs"], recovered["seed"]) == (30, 2)
     assert recovered["output_error"] < recovered["output_error_before"]
     assert after["layers"][-1]["relative_error"] < before["layers"][-1]["relative_error"]
+
+
+def test_workers_that_slow_the_plan_down_are_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    """One alone needs one message: it has all neurons, and table, note and folder say who has none."""
+    assert cli.main(["planned_nets:with_data", *_QUICK, "--leave-out", "--out", "plan"]) == 0
+    said = capsys.readouterr()
+    plan = PartitionPlan.load("plan")
+    (idle,) = plan.settings["left_out"]
+    assert f"left out, without a neuron: {idle}" in said.out.splitlines()
+    (alone,) = {"w0", "w1"} - {idle}
+    assert said.err.startswith(f"note: by quick plans, {alone} alone is fastest: ")
+    assert {plan.cluster.worker_names[p] for layer in plan.layers for p in layer.worker} == {alone}
+    assert plan.cluster.to_table() == Cluster.equal(2).to_table()
+
+
+def test_all_workers_are_used_where_that_is_fastest(capsys: pytest.CaptureFixture[str]) -> None:
+    """With messages that take no time both compute; it is said that the question was asked."""
+    worker = '[[worker]]\nname = "{}"\nmacs_per_second = 1e3\nmemory_bytes = 10000\n'
+    Path("near.toml").write_text(worker.format("a") + worker.format("b") + "[links]\nbytes_per_second = 1e12\n")
+    arguments = ["planned_nets:with_data", *_QUICK[2:], "--cluster", "near.toml", "--leave-out", "--json", "-"]
+    assert cli.main(arguments) == 0
+    said = capsys.readouterr()
+    assert said.err.startswith("note: by quick plans, all workers are worth using: ")
+    assert json.loads(said.out)["settings"]["left_out"] == []
+
+
+def test_guarantee_is_printed_and_in_the_json(capsys: pytest.CaptureFixture[str]) -> None:
+    """Measured and guaranteed error of the outputs, on all examples."""
+    assert cli.main(["planned_nets:with_data", *_QUICK, "--guarantee", "--json", "found.json"]) == 0
+    said = capsys.readouterr().out.splitlines()[-3:]
+    found = json.loads(Path("found.json").read_text())["output_error"]
+    assert said[0] == "output error, in shares of their norm, 96 examples"
+    assert said[1].startswith(f"  measured: mean {found['measured']['mean']:.3g}, largest ")
+    assert said[2].startswith(f"  guaranteed: mean {found['guaranteed']['mean']:.3g}, largest ")
+    assert 0 < found["measured"]["largest"] <= found["guaranteed"]["largest"]
+    assert found["not_available"] == ""
+
+
+def test_ctrl_c_in_the_figures_keeps_the_plan(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The plan is whole, printed and saved, and no answers stay behind it but for the next run."""
+    from adapters import figures
+
+    def interrupted(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(figures, "output_error", interrupted)
+    assert cli.main(["planned_nets:with_data", *_QUICK, "--guarantee", "--out", "plan"]) == 0
+    said = capsys.readouterr()
+    assert said.out.startswith(f"{PartitionPlan.load('plan')}\npredicted per example: ")
+    assert said.err.startswith("interrupted; what was found so far is above\n")
 
 
 def test_ctrl_c_in_a_solver_keeps_the_plan(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

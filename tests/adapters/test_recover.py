@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from adapters import PartitionPlan, apply_plan, partition_model
 from adapters.extract import Prices
-from adapters.plan import model_digest
-from adapters.recover import SETTING, WARNING, recover
+from adapters.plan import RECOVERED, model_digest
+from adapters.recover import WARNING, recover
 from formulations import Cluster, InputError
 from tests.adapters.networks import network
 
@@ -59,7 +59,7 @@ def test_what_is_kept_makes_up_for_what_is_dropped() -> None:
     model, plan, batches = _sum_of_two()
     before, weights = model_digest(model), copy.deepcopy(plan.weights)
     recovered = recover(model, plan, batches, epochs=200, learning_rate=0.05)
-    said = recovered.settings[SETTING]
+    said = recovered.settings[RECOVERED]
     assert said["output_error_before"] == pytest.approx(0.25, rel=1e-6)
     assert said["output_error"] == recovered.layers[0].relative_error < 1e-4
     kept = torch.from_numpy(plan.layers[0].kept)
@@ -73,10 +73,10 @@ def test_what_is_kept_makes_up_for_what_is_dropped() -> None:
 def test_a_recovered_plan_says_so_wherever_it_goes(tmp_path: Path) -> None:
     """Setting and warning, once each also when recovered twice, come back from files; traffic is what it was."""
     model, plan, batches = _sum_of_two()
-    assert SETTING not in plan.settings
+    assert RECOVERED not in plan.settings
     once = recover(model, plan, batches, epochs=3, seed=5)
     twice = recover(model, once, batches, epochs=2)
-    assert (once.settings[SETTING]["epochs"], once.settings[SETTING]["seed"]) == (3, 5)
+    assert (once.settings[RECOVERED]["epochs"], once.settings[RECOVERED]["seed"]) == (3, 5)
     assert twice.warnings == once.warnings == (*plan.warnings, WARNING)
     once.save(tmp_path / "plan")
     loaded = PartitionPlan.load(tmp_path / "plan")
@@ -98,7 +98,7 @@ def test_errors_are_measured_as_the_plan_has_them(name: str) -> None:
     with torch.no_grad():
         wanted, found = (torch.cat([net(batch) for batch in batches]) for net in (model, apply_plan(model, plan)))
     error = (found - wanted).square().sum() / (wanted - wanted.mean(dim=0)).square().sum()
-    assert still.settings[SETTING]["output_error_before"] == pytest.approx(float(error), rel=1e-3)
+    assert still.settings[RECOVERED]["output_error_before"] == pytest.approx(float(error), rel=1e-3)
 
 
 @pytest.mark.parametrize("name", ["residual", "flatten", "layer_norm", "overwritten"])
@@ -106,7 +106,7 @@ def test_outputs_come_closer_and_only_weights_move(name: str) -> None:
     """A tenth of the output error goes, or more; all parameters move, norm statistics and what is dropped do not."""
     model, plan, batches = _small(name)
     recovered = recover(model, plan, batches, epochs=40, learning_rate=1e-2)
-    said = recovered.settings[SETTING]
+    said = recovered.settings[RECOVERED]
     assert said["output_error"] < 0.9 * said["output_error_before"]
     parameters = dict(model.named_parameters())
     for key, value in recovered.weights.items():
@@ -121,7 +121,7 @@ def test_what_only_does_harm_is_not_kept() -> None:
     model, plan, batches = _small("residual")
     recovered = recover(model, plan, batches, epochs=2, learning_rate=1e4)
     assert all(torch.equal(recovered.weights[key], value) for key, value in plan.weights.items())
-    said = recovered.settings[SETTING]
+    said = recovered.settings[RECOVERED]
     assert said["output_error"] == said["output_error_before"]
     assert WARNING in recovered.warnings
 
@@ -149,7 +149,7 @@ def test_frozen_models_and_callers_without_gradients_do_not_matter() -> None:
     model.requires_grad_(False)
     with torch.no_grad():
         recovered = recover(model, plan, batches, epochs=50, learning_rate=0.05)
-    assert recovered.settings[SETTING]["output_error"] < 0.05
+    assert recovered.settings[RECOVERED]["output_error"] < 0.05
     assert not any(value.requires_grad for value in recovered.weights.values())
 
 
@@ -164,7 +164,7 @@ def test_ctrl_c_ends_training_with_the_best_so_far() -> None:
             raise KeyboardInterrupt
 
     recovered = recover(model, plan, batches, epochs=100, learning_rate=0.05, show=show)
-    assert recovered.settings[SETTING]["epochs"] == 2
+    assert recovered.settings[RECOVERED]["epochs"] == 2
     assert said[1].startswith("recovery: epoch 2 of 100, output error 20.")  # two steps of 0.05: (0.9 / 2)² = 20.25 %
     assert recovered.layers[0].relative_error == pytest.approx(0.2025, abs=2e-3)
 
