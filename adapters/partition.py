@@ -10,34 +10,32 @@ if __name__ == "__main__":  # before torch, so that --help need not wait for it
 import copy
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from adapters.adjust import refit, relative_error, shift_norm
 from adapters.budget import lowest_price
-from adapters.calibrate import Moments, checked_inputs, evaluating, measure, measure_kernels
-from adapters.costs import SEARCHED, LayerCosts, check_kind, layer_costs, layer_loss, row_scale
+from adapters.calibrate import checked_inputs, measure_kernels
+from adapters.certified import SolveLayer, answered, bettered
+from adapters.costs import SEARCHED, LayerCosts, check_kind, layer_costs
+from adapters.draft import Draft, Drafts
 from adapters.extract import Prices
 from adapters.graph import Layer, layer_graph
-from adapters.importance import disturbance, first_tensor, importances
-from adapters.kernels import matrix, set_matrix, sizes
-from adapters.masked import mask
+from adapters.importance import disturbance, importances
+from adapters.kernels import matrix, sizes
 from adapters.network import Network
 from adapters.overrides import Overrides, pinned_units, require_pins
 from adapters.placing import Placement, Placer, quick
 from adapters.plan import GroupPlan, LayerPlan, PartitionPlan, model_digest
-from formulations.assignment import Assignment
 from formulations.cluster import Cluster
 from formulations.errors import InputError
-from formulations.evaluation import evaluate
 from formulations.problem import LayerProblem
 from formulations.scaling import Scaling, choose_scale
-from solvers.base import Progress, SolveLimits, Solver, SolveResult, Termination, UnsupportedError
+from solvers.base import Progress, SolveLimits, Solver, SolveResult
 from solvers.registry import solve
 
 IntArray = NDArray[np.int64]
@@ -45,10 +43,6 @@ IntArray = NDArray[np.int64]
 #: In shares of the outputs' energy: at this price the digits networks send 5–15 % of what direct parallel execution
 #: does, and stay within a point of their accuracy.
 DEFAULT_PRICES = Prices(per_byte=5e-6)
-#: Rounds in which every group is solved with the others as they are.
-_MOST_ROUNDS = 3
-
-SolveLayer = Callable[[LayerProblem], SolveResult]
 
 
 def partition_model(
@@ -113,23 +107,6 @@ def partition_model(
     return partitioner.plan(solve_layer, sweeps=sweeps, bytes_share=bytes_share, error_budget=error_budget)
 
 
-@dataclass(frozen=True, eq=False)
-class Draft:
-    """A placement with the network adjusted to it.
-
-    Attributes:
-        placed: with the sends that were chosen on the way.
-        model: adjusted, and masked where kernels are dropped.
-        kept: per layer, N×M.
-        relative_error: per layer, what is left.
-    """
-
-    placed: Placement
-    model: nn.Module
-    kept: tuple[NDArray[np.bool_], ...]
-    relative_error: tuple[float, ...]
-
-
 class Partitioner:
     """Everything about a model, its calibration data and a cluster that does not depend on the solver."""
 
@@ -173,6 +150,7 @@ class Partitioner:
         self._costs = (
             self._pruning_costs(costs, by_output) if prune else [self._lossless(layer) for layer in self.graph.layers]
         )
+        self._drafts = Drafts(model, self.graph, self._costs, self._calibration, self._example, show)
         self._pinned = pinned_units(self.graph, cluster, overrides or {})
         self._settings = {
             "costs": costs,
@@ -272,7 +250,7 @@ class Partitioner:
             return result
 
         placed = Placer([None] * len(self._costs)).forward(self.network(prices), kept)
-        return self._plan(self._draft(placed, follow=False), tuple(solved[name] for name in self.group_names))
+        return self._plan(self._drafts.draft(placed, follow=False), tuple(solved[name] for name in self.group_names))
 
     def plan(
         self,
@@ -304,10 +282,12 @@ class Partitioner:
         placer = Placer([costs.loss for costs in self._costs])
         placed = self._searched(placer, self._priced(per_byte).per_byte, bytes_share, error_budget)
         if self._follows:
-            draft = self._draft(placed)
-            return self._plan(draft, self._certified(placer, draft.placed, answer, 1, None)[1])
-        placed, groups = self._certified(placer, placed, answer, _MOST_ROUNDS, bytes_share)
-        return self._plan(self._draft(placed), groups)
+            # What is sent is settled by the adjustment only, so nothing moves after it.
+            draft = self._drafts.draft(placed)
+            return self._plan(draft, answered(draft.placed, answer))
+        most_bytes = math.inf if bytes_share is None else bytes_share * self.bytes_direct
+        placed, groups = bettered(placer, placed, answer, most_bytes)
+        return self._plan(self._drafts.draft(placed), groups)
 
     @property
     def _follows(self) -> bool:
@@ -335,11 +315,11 @@ class Partitioner:
 
         def by_adjusted_share(price: float) -> tuple[float, Placement]:
             placed = placed_at(price)
-            return self._share(self._draft(placed).placed), placed
+            return self._share(self._drafts.draft(placed).placed), placed
 
         def by_error(quantity: float) -> tuple[float, Placement]:
             placed = placed_at(1 / quantity)
-            return self._output_error(self._draft(placed)), placed
+            return self._drafts.output_error(self._drafts.draft(placed)), placed
 
         start = per_byte or DEFAULT_PRICES.per_byte
         if error_budget is not None:
@@ -357,58 +337,6 @@ class Partitioner:
         """What direct parallel execution sends, per example."""
         network = self.network(self._prices)
         return sum(message.bytes_direct for message in network.messages(network.start()))
-
-    def _output_error(self, draft: Draft) -> float:
-        """Squared error of the outputs on the calibration examples, in shares of their variance."""
-        error, total, origin, count = 0.0, 0.0, 0.0, 0
-        with evaluating(self._model), evaluating(draft.model):
-            for batch in self._calibration:
-                wanted = first_tensor(self._model(batch.clone())).double()
-                found = first_tensor(draft.model(batch.clone())).double()
-                error += float((found - wanted).square().sum())
-                total, origin, count = (
-                    total + wanted.square().sum(dim=0),
-                    origin + wanted.sum(dim=0),
-                    count + len(wanted),
-                )
-        spread = float((total - origin**2 / count).sum())
-        return error / spread if spread > 0 else error
-
-    def _certified(
-        self, placer: Placer, placed: Placement, answer: SolveLayer, rounds: int, bytes_share: float | None
-    ) -> tuple[Placement, tuple[GroupPlan, ...]]:
-        """Each group's problem with all others as they end up, and its answer; in the last round nothing moves."""
-        groups: dict[str, GroupPlan] = {}
-        for number in range(rounds):
-            changed = False
-            for group in self.graph.groups:
-                problem = placed.problem(group)
-                known = groups.get(group.name)
-                if known is None or known.problem.digest != problem.digest:
-                    result = _answered(problem, answer)
-                    if result.assignment is not None and number < rounds - 1:
-                        moved = placer.moved(placed, group, result.assignment.worker)
-                        fits = bytes_share is None or self._share(moved) <= max(bytes_share, self._share(placed))
-                        changed |= fits and moved is not placed
-                        placed = moved if fits else placed
-                    groups[group.name] = GroupPlan(problem, _with(problem, result, placed.worker[group.units]))
-            if not changed:
-                break
-        return placed, tuple(groups[name] for name in self.group_names)
-
-    def _draft(self, placed: Placement, *, follow: bool = True) -> Draft:
-        """The network adjusted layer by layer, on the activations of the network changed so far.
-
-        Args:
-            follow: choose anew what is sent, where costs know how channels stand in for each other.
-        """
-        model = copy.deepcopy(self._model)
-        kept, errors = [], []
-        for index in range(len(self.graph.layers)):
-            placed, layer_kept, error = self._adjusted(placed, model, index, follow)
-            kept.append(layer_kept)
-            errors.append(error)
-        return Draft(placed, model, tuple(kept), tuple(errors))
 
     def _plan(self, draft: Draft, groups: tuple[GroupPlan, ...]) -> PartitionPlan:
         network, worker = draft.placed.network, draft.placed.worker
@@ -442,73 +370,6 @@ class Partitioner:
             settings={**self._settings, **dataclasses.asdict(network.prices)},
             warnings=self.graph.warnings,
         )
-
-    def _adjusted(
-        self, placed: Placement, model: nn.Module, index: int, follow: bool
-    ) -> tuple[Placement, NDArray[np.bool_], float]:
-        """Prune and refit one layer of `model`, the layers before it done.
-
-        Where channels stand in for each other, what is sent is chosen anew, for inputs as the changed network has
-        them: it then makes up for the errors of earlier layers.
-
-        Returns:
-            The placement with these sends, the kernels kept, and the relative error that is left.
-        """
-        layer = self.graph.layers[index]
-        if not self._prune:
-            kept = placed.network.available(index, placed.worker) & (placed.network.gains[index] > 0)
-            mask(model.get_submodule(layer.name), kept)
-            return placed, kept, 0.0
-        self._show(f"{layer.name}: adjustment")
-        moments = measure(model, self._model, [layer.name], self._calibration, self._example)[layer.name]
-        partials = placed.network.partials
-        if follow and self._costs[index].follows and (not partials[index] or index in placed.losses):
-            readers = [reader for reader in self.graph.readers[layer.activation] if self._costs[reader].follows]
-            before = [reader for reader in readers if reader < index and not partials[reader]]
-            loss = layer_loss(self._model, layer, moments, self._costs[index].importance)
-            placed = placed.following(index, loss, before)
-        kept = placed.network.available(index, placed.worker) & (placed.network.gains[index] > 0)
-        return placed, kept, self._refit(model, index, kept, moments)
-
-    def _refit(self, model: nn.Module, index: int, kept: NDArray[np.bool_], moments: Moments) -> float:
-        """Set one layer of `model` to what fits best with the kernels kept; the relative error that is left."""
-        layer = self.graph.layers[index]
-        module = model.get_submodule(layer.name)
-        norm = None if layer.norm is None else model.get_submodule(layer.norm)
-        has_bias = module.bias is not None
-        weights, bias = refit(
-            matrix(module), module.bias, kept, layer.kernel, moments, fit_bias=has_bias or norm is not None
-        )
-        mask(module, kept)
-        set_matrix(module, weights)
-        with torch.no_grad():
-            if has_bias:
-                module.bias.copy_(bias)
-            elif norm is not None and bias is not None:
-                shift_norm(norm, bias)
-        return relative_error(weights, bias, moments, row_scale(self._model, layer))
-
-
-def _answered(problem: LayerProblem, answer: SolveLayer) -> SolveResult:
-    """The answer; the default solver's where the one asked for does not take such problems, as partial sums are."""
-    try:
-        return answer(problem)
-    except UnsupportedError:
-        return solve(problem)
-
-
-def _with(problem: LayerProblem, result: SolveResult, worker: IntArray) -> SolveResult:
-    """The result with the placement that the plan has, which is the network's best and need not be the problem's."""
-    evaluation = evaluate(problem, Assignment(worker))
-    if not evaluation.feasible or (result.assignment is not None and np.array_equal(result.assignment.worker, worker)):
-        return result
-    proven = result.dual_bound == evaluation.objective
-    return replace(
-        result,
-        evaluation=evaluation,
-        termination=Termination.OPTIMAL if proven else Termination.FEASIBLE,
-        limit=None if proven else result.limit,
-    )
 
 
 def _batches(calibration: Iterable[Tensor]) -> list[Tensor]:

@@ -253,12 +253,15 @@ def test_ctrl_c_before_there_is_anything_ends_with_130(capsys: pytest.CaptureFix
     assert not Path("plan.partial").exists()
 
 
-@pytest.mark.parametrize("step", ["_pruning_costs", "_draft"])
+@pytest.mark.parametrize("step", ["calibration", "adjustment"])
 def test_ctrl_c_in_calibration_or_adjustment_says_how_to_go_on(
     step: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before the layer problems nothing is kept; after them all answers are, the next run takes them and clears up."""
-    from adapters import partition
+    from adapters.draft import Drafts
+    from adapters.partition import Partitioner
+
+    steps = {"calibration": (Partitioner, "_pruning_costs"), "adjustment": (Drafts, "draft")}
 
     def interrupted(*arguments: Any, **options: Any) -> None:
         raise KeyboardInterrupt
@@ -266,11 +269,11 @@ def test_ctrl_c_in_calibration_or_adjustment_says_how_to_go_on(
     command = ["planned_nets:with_data", *_QUICK, "--out", "plan"]
     partial = Path.cwd() / "plan.partial"
     with monkeypatch.context() as patch:
-        patch.setattr(partition.Partitioner, step, interrupted)
+        patch.setattr(*steps[step], interrupted)
         assert cli.main(command) == 130
     kept = {
-        "_pruning_costs": "no layer problem was answered, so the same command begins anew",
-        "_draft": f"2 answered layer problems are kept in {partial}; the same command goes on from there",
+        "calibration": "no layer problem was answered, so the same command begins anew",
+        "adjustment": f"2 answered layer problems are kept in {partial}; the same command goes on from there",
     }
     said = capsys.readouterr()
     assert (said.out, said.err) == ("", f"interrupted before the plan was whole; {kept[step]}\n")
@@ -282,7 +285,7 @@ def test_ctrl_c_in_calibration_or_adjustment_says_how_to_go_on(
     monkeypatch.setattr(LocalSearch, "solve", _noting(LocalSearch.solve, asked))
     assert cli.main(command) == 0
     assert capsys.readouterr().out == whole
-    assert len([limits for limits in asked if limits.seconds == 0.5]) == {"_pruning_costs": 2, "_draft": 0}[step]
+    assert len([limits for limits in asked if limits.seconds == 0.5]) == {"calibration": 2, "adjustment": 0}[step]
     assert not partial.exists()
 
 
