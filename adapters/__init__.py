@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from adapters.partition import partition_model as partition_model
     from adapters.plan import PartitionPlan as PartitionPlan
 
+# `recover` and `guarantee` are in modules of the same names, which they would hide here or be hidden by.
 _HOME = {
     "PartitionPlan": "adapters.plan",
     "apply_plan": "adapters.apply",
