@@ -4,7 +4,7 @@
 
 trains a small network on handwritten digits (once, cached), places each of its layers on four
 workers by every method, and prints objective, proven lower bound, gap, bytes sent and weights kept
-per layer, and accuracy for the whole network, layer by layer and with sweeps over all of it.
+per layer, and accuracy for the whole network, layer by layer and, in as many bytes, with sweeps over all of it.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def _parser() -> Parser:
         default=[],
         metavar="NAME",
         help="a method to compare with the baselines, may be repeated (default: highs); 'list' prints all. A model "
-        "gets a row of it with sweeps too: all layers placed again with the others known, until that gains nothing",
+        "gets a row of it with sweeps too: all layers placed with the others known, in at most as many bytes",
     )
     what = parser.add_mutually_exclusive_group()
     what.add_argument(
@@ -84,7 +84,13 @@ def _parser() -> Parser:
         help="what a weight of the model is worth, in all rows: covariance, activation or magnitude "
         "(default: activation layer by layer, covariance with sweeps)",
     )
-    parser.add_argument("--price", type=float, metavar="X", help="cost of a byte, in shares of a layer's output energy")
+    parser.add_argument(
+        "--price",
+        type=float,
+        metavar="X",
+        help="cost of a byte layer by layer, in shares of a layer's output energy (default: 4e-5); with sweeps it "
+        "follows from the bytes",
+    )
     parser.add_argument(
         "--seed", type=int, default=0, metavar="N", help="of every random choice, 0 or more (default: 0)"
     )

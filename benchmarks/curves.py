@@ -2,9 +2,9 @@
 
     python -m benchmarks.curves [--model digits-mlp] [--workers 4] [--seeds 5] [--out DIR] [--json FILE]
 
-Every method is run at the same list of prices per byte, low to high; where its plans end up in bytes is its own
-affair. Curves of several seeds meet at shares of the bytes by linear interpolation in the logarithm of the share,
-never beyond a seed's own points.
+Methods with the same costs are run at the same list of prices per byte, low to high, in shares of the outputs' energy;
+where plans end up in bytes is their own affair. Curves of several seeds meet at shares of the bytes by linear
+interpolation in the logarithm of the share, never beyond a seed's own points.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import itertools
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,8 +39,12 @@ if TYPE_CHECKING:
     from benchmarks.models.base import BenchmarkModel
 
 SCHEMA = "curves/1"
-#: What sending everything would cost, in shares of a layer's output energy: prices that mean the same to any network.
-_LOWEST, _HIGHEST = 0.00125, 1.28
+#: Lowest and highest price of a byte, by model and costs. What stands in for what makes a channel worth less, so that
+#: covariance costs send as little at a tenth of the price.
+_PRICES = {
+    "digits-mlp": {"activation": (1e-5, 5e-4), "covariance": (1e-6, 1e-4)},
+    "digits-cnn": {"activation": (2e-6, 1e-4), "covariance": (5e-7, 2e-5)},
+}
 #: Shares of the bytes of direct parallel execution at which curves are read off.
 _SHARES = (0.01, 0.02, 0.03, 0.04, 0.06, 0.08, 0.10, 0.12, 0.15, 0.20, 0.30)
 #: Of the search that places a layer, per pair of neurons: more gains a few tenths of a per cent.
@@ -65,6 +69,7 @@ class Method:
 METHODS = {
     "contiguous": Method("activation", False, lambda seed: Contiguous()),
     "l0-munkres": Method("activation", False, lambda seed: L0Munkres()),
+    "greedy": Method("activation", False, lambda seed: LocalSearch(_STEPS_PER_PAIR, seed=seed)),
     "activation": Method("activation", True, lambda seed: LocalSearch(_STEPS_PER_PAIR, seed=seed)),
     "covariance": Method("covariance", True, lambda seed: LocalSearch(_STEPS_PER_PAIR, seed=seed)),
 }
@@ -78,8 +83,8 @@ class Point:
         seed: of the network's training.
         price: of a byte.
         hidden_error: relative error of the layers' outputs that adjustment leaves, the mean of all but the last.
-        objective: in shares of output energy, by the method's own costs.
-        seconds: of planning, adjustment included.
+        objective: in shares of the outputs' energy, by the method's own costs.
+        seconds: of planning, adjustment included, without calibration.
     """
 
     method: str
@@ -163,7 +168,7 @@ def plan_point(bench: BenchmarkModel, partitioner: Partitioner, method: str, see
         return result
 
     start = time.perf_counter()
-    plan = partitioner.plan(answer, sweeps=kind.sweeps)
+    plan = partitioner.plan(answer, sweeps=kind.sweeps, per_byte=price)
     seconds = time.perf_counter() - start
     logits = bench.logits(apply_plan(bench.model, plan))
     unadjusted = bench.logits(apply_plan(bench.model, plan, adjusted=False))
@@ -185,35 +190,53 @@ def plan_point(bench: BenchmarkModel, partitioner: Partitioner, method: str, see
 
 
 def measure(
-    make: Callable[[int], BenchmarkModel], workers: int, seeds: int, prices: int, methods: Sequence[str]
+    make: Callable[[int], BenchmarkModel],
+    workers: int,
+    seeds: int,
+    prices: Mapping[str, Sequence[float]],
+    methods: Sequence[str],
 ) -> Iterator[Point]:
-    """All methods at all prices, one network after the other."""
+    """All methods at the prices of their costs, one network after the other, calibrated once for each costs."""
     for seed in range(seeds):
         print(f"seed {seed}: training", file=sys.stderr)
         bench = make(seed)
-        cluster = Cluster.equal(workers)
-        for number, price in enumerate(_prices(bench, cluster, prices)):
-            for costs, names in itertools.groupby(methods, key=lambda name: METHODS[name].costs):
-                partitioner = _partitioner(bench, cluster, price, costs)
-                for name in names:
-                    print(f"seed {seed}: price {number + 1} of {prices}: {name}", file=sys.stderr)
-                    yield plan_point(bench, partitioner, name, seed, price)
+        for costs, names in itertools.groupby(methods, key=lambda name: METHODS[name].costs):
+            partitioner = _partitioner(bench, Cluster.equal(workers), costs)
+            for name, (number, price) in itertools.product(names, enumerate(prices[costs], start=1)):
+                print(f"seed {seed}: {name}: price {number} of {len(prices[costs])}", file=sys.stderr)
+                yield plan_point(bench, partitioner, name, seed, price)
 
 
-def _prices(bench: BenchmarkModel, cluster: Cluster, count: int) -> list[float]:
-    """From low to high, in equal steps of the logarithm."""
-    from adapters.graph import layer_graph
+def _partitioner(bench: BenchmarkModel, cluster: Cluster, costs: str) -> Partitioner:
+    """Of every method alike, a layer's error counts by what the outputs show of it."""
+    from adapters.partition import DEFAULT_PRICES, Partitioner
 
-    graph = layer_graph(bench.model, bench.example)
-    everything = (cluster.num_workers - 1) * sum(int(activation.bytes.sum()) for activation in graph.activations)
-    return [float(level) * len(graph.layers) / everything for level in np.geomspace(_LOWEST, _HIGHEST, count)]
+    return Partitioner(bench.model, bench.example, bench.calibration, cluster, DEFAULT_PRICES, costs=costs)
 
 
-def _partitioner(bench: BenchmarkModel, cluster: Cluster, price: float, costs: str) -> Partitioner:
-    from adapters.extract import Prices
-    from adapters.partition import Partitioner
+@dataclass(frozen=True)
+class Saving:
+    """What knowing all layers saves over going from layer to layer, by the same costs and at the same prices.
 
-    return Partitioner(bench.model, bench.example, bench.calibration, cluster, Prices(price), costs=costs)
+    Attributes:
+        mean: over seeds and prices, a share of the total of losses and sends.
+        worst: the smallest one; below 0 it is a loss.
+    """
+
+    mean: float
+    worst: float
+    num_plans: int
+
+
+def sweeps_saving(points: Sequence[Point]) -> Saving | None:
+    """Of `activation`, which sweeps, against `greedy`; None where the two have no plan in common."""
+    total = {(point.method, point.seed, point.price): point.objective for point in points}
+    saved = [
+        1 - total["activation", seed, price] / objective
+        for (method, seed, price), objective in total.items()
+        if method == "greedy" and objective > 0 and ("activation", seed, price) in total
+    ]
+    return Saving(statistics.fmean(saved), min(saved), len(saved)) if saved else None
 
 
 def print_table(found: Sequence[Reading], title: str) -> None:
@@ -253,10 +276,20 @@ def print_table(found: Sequence[Reading], title: str) -> None:
     console().print(table)
 
 
+def _print_saving(points: Sequence[Point]) -> None:
+    saving = sweeps_saving(points)
+    if saving is not None:
+        console().print(
+            f"sweeps over all layers lower the total by {saving.mean:.1%} on average over {saving.num_plans} plans, "
+            f"by {saving.worst:.1%} at worst (activation against greedy)"
+        )
+
+
 def _report(points: Sequence[Point], arguments: argparse.Namespace) -> None:
     found = readings(points)
     if arguments.json != STANDARD_OUTPUT:
         print_table(found, f"{arguments.model} on {arguments.workers} workers")
+        _print_saving(points)
     if arguments.json:
         content = {name: getattr(arguments, name) for name in ("model", "workers", "seeds")}
         content |= {"points": [asdict(point) for point in points], "curves": [asdict(reading) for reading in found]}
@@ -299,7 +332,10 @@ def _steps(arguments: argparse.Namespace) -> Iterator[Point]:
     if arguments.out:
         make_folder(Path(arguments.out))
     methods = [name for name in METHODS if name in (arguments.method or METHODS)]
-    yield from measure(makes[arguments.model], arguments.workers, arguments.seeds, arguments.prices, methods)
+    prices = {
+        costs: np.geomspace(*limits, arguments.prices).tolist() for costs, limits in _PRICES[arguments.model].items()
+    }
+    yield from measure(makes[arguments.model], arguments.workers, arguments.seeds, prices, methods)
 
 
 def _run(argv: Sequence[str] | None) -> int:
@@ -316,9 +352,7 @@ def _run(argv: Sequence[str] | None) -> int:
     parser.add_argument(
         "--seeds", type=int, default=5, metavar="N", help="trained networks, from seed 0 on (default: 5)"
     )
-    parser.add_argument(
-        "--prices", type=int, default=11, metavar="N", help="plans per method and network (default: 11)"
-    )
+    parser.add_argument("--prices", type=int, default=9, metavar="N", help="plans per method and network (default: 9)")
     parser.add_argument("--out", metavar="DIR", help="write the pictures here, as SVG")
     parser.add_argument("--json", metavar="FILE", help="write points and curves; '-' prints JSON alone")
     arguments = parser.parse_args(argv)

@@ -127,11 +127,14 @@ def test_costs_that_are_asked_for_hold_for_all_rows(compared: Callable[..., Any]
     assert problems["activation"].isdisjoint(problems["magnitude"])
 
 
-def test_sweeps_lower_the_objective(compared: Callable[..., Any], tiny_model: list[str]) -> None:
-    """By the same costs, knowing the layers that follow is worth something."""
-    _, content = compared(*tiny_model, "--costs", "activation")
-    by_method = {row["method"]: row["objective"] for row in content["models"]}
-    assert by_method["highs + sweeps"] < by_method["highs"]
+def test_sweeps_are_compared_at_equal_bytes(compared: Callable[..., Any], tiny_model: list[str]) -> None:
+    """No more is sent than by the same method layer by layer, whatever that sent, all or nothing included."""
+    for price in ("0", "0.002", "0.02", "1e9"):
+        status, content = compared(*tiny_model, "--price", price, "--solver", "local-search")
+        assert (status, content["notes"]) == (0, [])
+        greedy, swept = content["models"][-2:]
+        assert (greedy["method"], swept["method"]) == ("local-search", "local-search + sweeps")
+        assert swept["bytes_sent"] <= greedy["bytes_sent"]
 
 
 def _hard(folder: Path) -> list[str]:

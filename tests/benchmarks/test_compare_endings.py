@@ -14,7 +14,7 @@ import pytest
 from adapters.partition import Partitioner
 from adapters.plan import PartitionPlan
 from benchmarks import compare
-from formulations import Assignment, LayerProblem, evaluate
+from formulations import Assignment, InputError, LayerProblem, evaluate
 from solvers import registry
 from solvers.base import Limit, MissingPackageError, SolverError, SolveResult, Termination, UnsupportedError
 from solvers.contiguous import Contiguous
@@ -281,7 +281,7 @@ def test_a_model_that_no_method_can_take_is_a_failure(
     assert err.startswith("failed: model 'tinymodel:make': no method can take all of its layers")
     assert err.count("\n") == 1
     assert len(content["rows"]) == 8
-    assert len(content["notes"]) == 4 + 1  # highs with sweeps too
+    assert len(content["notes"]) == 4  # with sweeps there are no bytes to keep to
 
 
 def test_sweeps_that_would_break_a_constraint_are_left_out(
@@ -301,8 +301,8 @@ def test_interrupted_sweeps_keep_the_rows_before(
     """Ctrl-C while the whole network is gone through again: the networks from layer to layer stay; exit status 0."""
     genuine = Partitioner.plan
 
-    def plan(self: Partitioner, answer: Any, *, sweeps: bool = False) -> PartitionPlan:
-        if sweeps:
+    def plan(self: Partitioner, answer: Any, **options: Any) -> PartitionPlan:
+        if options:
             raise KeyboardInterrupt
         return genuine(self, answer)
 
@@ -311,3 +311,21 @@ def test_interrupted_sweeps_keep_the_rows_before(
     assert status == 0
     assert content["interrupted"] is True
     assert [row["method"] for row in content["models"]] == [*compare.BASELINES, "highs"]
+
+
+def test_bytes_that_sweeps_do_not_get_down_to_are_a_note(
+    compared: Callable[..., Any], tiny_model: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run is whole without the row, which says why it is missing; exit status 0."""
+    genuine = Partitioner.plan
+
+    def plan(self: Partitioner, answer: Any, **options: Any) -> PartitionPlan:
+        if options:
+            raise InputError("the budget of 0.1 cannot be met; the least is 0.2")
+        return genuine(self, answer)
+
+    monkeypatch.setattr(Partitioner, "plan", plan)
+    status, content = compared(*tiny_model)
+    assert status == 0
+    assert [row["method"] for row in content["models"]] == [*compare.BASELINES, "highs"]
+    assert content["notes"] == ["highs + sweeps: the budget of 0.1 cannot be met; the least is 0.2"]

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from benchmarks import curves
-from benchmarks.curves import METHODS, Point, readings
+from benchmarks.curves import METHODS, Point, Saving, readings, sweeps_saving
 from benchmarks.models import digits
 from benchmarks.models.base import BenchmarkModel
 
@@ -60,6 +60,16 @@ def test_curves_end_where_their_points_do() -> None:
     assert found[0.06].mean["accuracy"] == pytest.approx(0.9)
 
 
+def test_what_sweeps_save_is_at_the_same_prices() -> None:
+    """Shares of the totals of the same network at the same price; plans without a counterpart have no say."""
+    point = _point(0, 0.1, 0.9, "greedy")
+    points = [replace(point, price=price, objective=4.0) for price in (1.0, 2.0, 3.0)]
+    points += [replace(point, method="activation", price=price, objective=price) for price in (1.0, 2.0)]
+    points += [replace(point, method="activation", seed=1), replace(point, method="covariance", objective=0.1)]
+    assert sweeps_saving(points) == Saving(mean=0.625, worst=0.5, num_plans=2)
+    assert sweeps_saving(points[:3]) is None
+
+
 def test_every_method_is_planned_at_every_price(tiny: list[str], tmp_path: Path, capsys: Any) -> None:
     """The JSON holds a point per method and price; dearer bytes are fewer; pictures and table are there."""
     file, out = tmp_path / "curves.json", tmp_path / "out"
@@ -72,10 +82,13 @@ def test_every_method_is_planned_at_every_price(tiny: list[str], tmp_path: Path,
         assert 0 <= point["accuracy"] <= point["accuracy_original"] == 1
         sent.setdefault(point["method"], []).append(point["bytes_sent"])
     assert list(sent) == list(METHODS)
-    assert all(low > high for low, high in sent.values())
+    assert all(low >= high for low, high in sent.values())
+    assert len({point["price"] for point in content["points"]}) == 4  # two for each costs
     assert {path.name for path in out.iterdir()} == {"digits-mlp-accuracy.svg", "digits-mlp-output-error.svg"}
     assert all("<svg" in path.read_text(encoding="utf-8") for path in out.iterdir())
-    assert "digits-mlp on 2 workers" in capsys.readouterr().out
+    out_text = capsys.readouterr().out
+    assert "digits-mlp on 2 workers" in out_text
+    assert "sweeps over all layers lower the total by" in out_text
 
 
 def test_interrupted_curves_are_kept(
