@@ -31,8 +31,9 @@ from solvers.threads import exit_now
 SCHEMA = "planning/1"
 #: Widths of the CNNs: 0.1, 0.7, 2.8, 11 and 21 million weights.
 _WIDTHS = (6, 16, 32, 64, 88)
-#: What sending everything would cost, in shares of a layer's output energy.
-_LEVEL = 0.1
+#: What sending everything would cost in the wide CNNs, in shares of the outputs' energy: a tenth or so is then sent.
+#: At the price that suits the digits networks they would send nearly everything.
+_WIDE_LEVEL = 60.0
 _NUM_WORKERS = 4
 #: Of the search that places a layer, per pair of neurons.
 _STEPS_PER_PAIR = 16
@@ -43,7 +44,7 @@ class Planning:
     """One network.
 
     Attributes:
-        calibration_seconds: of tracing, calibration and costs.
+        calibration_seconds: of tracing, calibration, what the outputs show of each layer, and costs.
         planning_seconds: of everything after that: placing, choosing what is sent, adjusting.
         peak_bytes: resident memory of the process, Python and PyTorch included.
     """
@@ -66,14 +67,15 @@ def plan_network(name: str, costs: str) -> Planning:
     """Plan one network in this process."""
     from adapters.extract import Prices
     from adapters.graph import layer_graph
-    from adapters.partition import Partitioner
+    from adapters.partition import DEFAULT_PRICES, Partitioner
     from benchmarks.models.base import load_model
     from benchmarks.models.wide import wide_cnn
 
-    bench = wide_cnn(int(name.removeprefix("wide-cnn-"))) if name.startswith("wide-cnn-") else load_model(name)
+    wide = name.startswith("wide-cnn-")
+    bench = wide_cnn(int(name.removeprefix("wide-cnn-"))) if wide else load_model(name)
     graph = layer_graph(bench.model, bench.example)
     direct = (_NUM_WORKERS - 1) * sum(int(activation.bytes.sum()) for activation in graph.activations)
-    prices = Prices(_LEVEL * len(graph.layers) / direct)
+    prices = Prices(_WIDE_LEVEL / direct) if wide else DEFAULT_PRICES
     start = time.perf_counter()
     partitioner = Partitioner(
         bench.model, bench.example, bench.calibration, Cluster.equal(_NUM_WORKERS), prices,
