@@ -45,7 +45,7 @@ class LayerCosts:
 def check_kind(kind: str) -> None:
     """Raises InputError where there are no such costs."""
     if kind not in KINDS:
-        raise InputError(f"costs {kind!r} are unknown; {nearest(kind, KINDS)}")
+        raise InputError(f"costs {kind!r} are unknown; {nearest(str(kind), KINDS)}")
 
 
 def layer_costs(

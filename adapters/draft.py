@@ -18,7 +18,7 @@ from adapters.graph import LayerGraph
 from adapters.importance import first_tensor
 from adapters.kernels import matrix, set_matrix
 from adapters.masked import mask
-from adapters.placing import Placement
+from adapters.placing import Placement, sent_anyway
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,9 +61,10 @@ class Drafts:
             follow: choose anew what is sent, where costs know how channels stand in for each other.
         """
         model = copy.deepcopy(self._model)
-        kept, errors = [], []
+        kept: list[NDArray[np.bool_]] = []
+        errors: list[float] = []
         for index in range(len(self._graph.layers)):
-            placed, layer_kept, error = self._adjusted(placed, model, index, follow)
+            placed, layer_kept, error = self._adjusted(placed, model, index, kept, follow)
             kept.append(layer_kept)
             errors.append(error)
         return Draft(placed, model, tuple(kept), tuple(errors))
@@ -79,13 +80,13 @@ class Drafts:
                 total, origin, count = (
                     total + wanted.square().sum(dim=0),
                     origin + wanted.sum(dim=0),
-                    count + len(wanted),
+                    count + (len(wanted) if wanted.ndim else 1),
                 )
         spread = float((total - origin**2 / count).sum())
         return error / spread if spread > 0 else error
 
     def _adjusted(
-        self, placed: Placement, model: nn.Module, index: int, follow: bool
+        self, placed: Placement, model: nn.Module, index: int, kept_before: Sequence[NDArray[np.bool_]], follow: bool
     ) -> tuple[Placement, NDArray[np.bool_], float]:
         """Prune and refit one layer of `model`, the layers before it done.
 
@@ -104,10 +105,12 @@ class Drafts:
         moments = measure(model, self._model, [layer.name], self._calibration, self._example)[layer.name]
         partials = placed.network.partials
         if follow and self._costs[index].follows and (not partials[index] or index in placed.losses):
-            readers = [reader for reader in self._graph.readers[layer.activation] if self._costs[reader].follows]
-            before = [reader for reader in readers if reader < index and not partials[reader]]
+            readers = [reader for reader in self._graph.readers[layer.activation] if not partials[reader]]
+            done = {reader: kept_before[reader] for reader in readers if reader < index}
+            choosing = [reader for reader in readers if self._costs[reader].follows]
+            free = sent_anyway(placed.network, layer.activation, placed.worker, choosing, done)
             loss = layer_loss(self._model, layer, moments, self._costs[index].importance)
-            placed = placed.following(index, loss, before)
+            placed = placed.following(index, loss, free)
         kept = placed.network.available(index, placed.worker) & (placed.network.gains[index] > 0)
         return placed, kept, self._refit(model, index, kept, moments)
 

@@ -43,6 +43,8 @@ def importances(
         InputError: the model returns no tensor.
     """
     inputs = torch.cat([batch[:_EXAMPLES] for batch in batches[:_EXAMPLES]])[:_EXAMPLES]
+    if not _takes(model, inputs):
+        inputs = batches[0]  # its batches have a size of their own
     with evaluating(model):
         wanted = first_tensor(model(inputs.clone())).double()
         spread = float((wanted - wanted.mean(dim=0)).square().sum())
@@ -53,6 +55,15 @@ def importances(
             error = _response(model, module, inputs, wanted, disturbances[number - 1])  # type: ignore[arg-type]
             found.append(max(_LEAST, error / spread / _DISTURBANCE) if spread > 0 else 1.0)
     return found
+
+
+def _takes(model: nn.Module, inputs: Tensor) -> bool:
+    with evaluating(model):
+        try:
+            model(inputs.clone())
+        except RuntimeError:  # of shapes that do not fit
+            return False
+    return True
 
 
 def first_tensor(output: object) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import UnionType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,22 +26,31 @@ def pinned_units(graph: LayerGraph, cluster: Cluster, overrides: Overrides) -> d
     """
     layers = {layer.name: layer for layer in graph.layers}
     pinned: dict[int, int] = {}
+    _refuse_other("overrides are", overrides, Mapping)
     for name, wanted in overrides.items():
         if name not in layers:
-            raise InputError(f"overrides: there is no layer {name!r}; {nearest(name, layers)}")
+            raise InputError(f"overrides: there is no layer {name!r}; {nearest(str(name), layers)}")
+        _refuse_other(f"overrides: layer {name!r} has", wanted, str | Mapping)
         unit = layers[name].unit
         neurons = dict.fromkeys(range(unit.size), wanted) if isinstance(wanted, str) else wanted
         for neuron, worker in neurons.items():
             where = f"overrides: neuron {neuron} of layer {name!r}"
-            if not 0 <= neuron < unit.size:
+            if not isinstance(neuron, int | np.integer) or isinstance(neuron, bool) or not 0 <= neuron < unit.size:
                 raise InputError(f"{where}: it has neurons 0 to {unit.size - 1}")
             if worker not in cluster.worker_names:
-                raise InputError(f"{where}: there is no worker {worker!r}; {nearest(worker, cluster.worker_names)}")
+                close = nearest(str(worker), cluster.worker_names)
+                raise InputError(f"{where}: there is no worker {worker!r}; {close}")
             index = cluster.worker_names.index(worker)
             if pinned.setdefault(int(unit[neuron]), index) != index:
                 other = cluster.worker_names[pinned[int(unit[neuron])]]
                 raise InputError(f"{where} is to be on {worker!r}, but moves with one that is to be on {other!r}")
     return pinned
+
+
+def _refuse_other(what: str, given: object, kind: type | UnionType) -> None:
+    """Raises InputError where `given` is of another kind."""
+    if not isinstance(given, kind):
+        raise InputError(f"{what} a {type(given).__name__}; give a worker's name, or names by neuron, for each layer")
 
 
 def require_pins(network: Network, worker: NDArray[np.int64]) -> None:

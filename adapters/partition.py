@@ -11,6 +11,7 @@ import copy
 import dataclasses
 import functools
 import math
+import numbers
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
@@ -134,6 +135,7 @@ class Partitioner:
             InputError: a model or data that cannot be used.
         """
         check_kind(costs)
+        _refuse_other_kinds(cluster, prices, seed)
         if prune and calibration is None:
             raise InputError("there is no calibration data; give batches of inputs, or prune=False")
         if costs == "covariance" and prices.per_weight > 0:
@@ -272,9 +274,12 @@ class Partitioner:
                 their variance; the price is searched for.
 
         Raises:
-            InputError: a budget that cannot be met.
+            InputError: a budget that cannot be met, or a price next to which a layer counts for nothing.
             PlanError: a layer has no assignment.
         """
+        self._check_budgets(bytes_share, error_budget)
+        if bytes_share is None and error_budget is None:
+            self._refuse_dwarfed(self._priced(per_byte))
         if not sweeps:
             if bytes_share is not None or error_budget is not None:
                 raise InputError("budgets need sweeps; leave bytes_share and error_budget out, or set sweeps=True")
@@ -286,8 +291,35 @@ class Partitioner:
             draft = self._drafts.draft(placed)
             return self._plan(draft, answered(draft.placed, answer))
         most_bytes = math.inf if bytes_share is None else bytes_share * self.bytes_direct
-        placed, groups = bettered(placer, placed, answer, most_bytes)
-        return self._plan(self._drafts.draft(placed), groups)
+        found, groups = bettered(placer, placed, answer, most_bytes)
+        draft = self._drafts.draft(found)
+        if error_budget is not None and self._drafts.output_error(draft) > error_budget:
+            # What lowers the total may raise the error; the search kept to the budget.
+            return self._plan(self._drafts.draft(placed), answered(placed, answer))
+        return self._plan(draft, groups)
+
+    def _check_budgets(self, bytes_share: float | None, error_budget: float | None) -> None:
+        """Raises InputError for what is no budget, and for more than one thing to keep to."""
+        given = {"bytes_share": bytes_share, "error_budget": error_budget}
+        given = {name: value for name, value in given.items() if value is not None}
+        for name, value in given.items():
+            if not isinstance(value, numbers.Real) or not float(value) >= 0:
+                raise InputError(f"{name} is {value!r}; give a number >= 0")
+        if len(given) > 1:
+            raise InputError("bytes_share and error_budget both decide the price; leave one out")
+        if given and not self._prune:
+            raise InputError(f"{next(iter(given))} needs pruning, and prune=False drops no weights; leave one out")
+
+    def _refuse_dwarfed(self, prices: Prices) -> None:
+        """Raises InputError where integers that hold the sends leave nothing of what a layer's kernels are worth."""
+        network = self.network(prices)
+        for layer, costs, gain, base in zip(self.graph.layers, self._costs, network.gains, network.base, strict=True):
+            # Less than that is rounding, in layers that have nothing to say on these examples.
+            if costs.prune_cost.sum() > 1e-3 * costs.importance and not gain.any() and base == 0:
+                raise InputError(
+                    f"prices of {prices.per_byte:g} per byte and {prices.per_weight:g} per weight: next to what sends "
+                    f"cost then, all that layer {layer.name!r} is worth rounds to 0; give lower prices"
+                )
 
     @property
     def _follows(self) -> bool:
@@ -370,6 +402,16 @@ class Partitioner:
             settings={**self._settings, **dataclasses.asdict(network.prices)},
             warnings=self.graph.warnings,
         )
+
+
+def _refuse_other_kinds(cluster: object, prices: object, seed: object) -> None:
+    """Raises InputError."""
+    if not isinstance(cluster, Cluster):
+        raise InputError(f"cluster is a {type(cluster).__name__}; give a Cluster, such as Cluster.equal(4)")
+    if not isinstance(prices, Prices):
+        raise InputError(f"prices is a {type(prices).__name__}; give Prices(per_byte=...)")
+    if not isinstance(seed, numbers.Integral) or seed < 0:
+        raise InputError(f"seed is {seed!r}; give a whole number >= 0")
 
 
 def _batches(calibration: Iterable[Tensor]) -> list[Tensor]:

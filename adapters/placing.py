@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from adapters.covariance import LayerLoss
 from adapters.extract import memory_left
 from adapters.graph import Group
-from adapters.network import Network
+from adapters.network import Network, summed_by
 from adapters.plan import PlanError
 from adapters.sends import MOST_WORKERS, Inputs, PartialSums, choose_inputs, choose_partials, losses_by_sources
 from formulations.problem import LayerProblem
@@ -69,11 +70,11 @@ class Placement:
         """What crosses, per example."""
         return sum(message.bytes for message in self.network.messages(self.worker))
 
-    def following(self, layer: int, loss: LayerLoss, before: Sequence[int]) -> Placement:
+    def following(self, layer: int, loss: LayerLoss, free: NDArray[np.bool_]) -> Placement:
         """With what one layer is sent chosen anew, by another loss.
 
         Args:
-            before: readers of the same activation that have been chosen for; what they are sent is there anyway.
+            free: M×P; what is sent of the activation for others, `sent_anyway`.
         """
         network, worker = self.network, self.worker
         index = network.graph.layers[layer].activation
@@ -82,20 +83,23 @@ class Placement:
             table = losses_by_sources(loss, owner, network.cluster.num_workers)
             found = choose_partials(table, at, owner, network.partial_cost(layer) / network.scaling.scale)
             return self._with_partials(layer, found)
-        free = network.chosen[index] if before else np.zeros_like(network.needed_at(index, worker))
         price = network.send_cost_at(index, worker) / network.scaling.scale
         return self._with_inputs(layer, choose_inputs(loss, at, owner, price, free), free)
 
     def _with_inputs(self, layer: int, found: Inputs, free: NDArray[np.bool_]) -> Placement:
         scale = self.network.scaling.scale
-        network = self.network.with_costs(layer, np.rint(found.cost * scale).astype(np.int64))
-        network = network.with_sends(network.graph.layers[layer].activation, found.sent | free)
+        gain = np.rint(found.cost * scale).astype(np.int64)
+        # What gains less than rounding is not kept, and need not cross where that costs nothing.
+        used = summed_by(gain, self.network.ends(layer, self.worker)[0], found.sent.shape[1]) > 0
+        network = self.network.with_costs(layer, gain)
+        network = network.with_sends(network.graph.layers[layer].activation, (found.sent & used) | free)
         return replace(self, network=network, losses={**self.losses, layer: found.loss * scale})
 
     def _with_partials(self, layer: int, found: PartialSums) -> Placement:
         scale = self.network.scaling.scale
         network = self.network.with_costs(layer, np.rint(found.cost * scale).astype(np.int64))
-        network = network.with_partials(layer, found.sent, np.rint(found.place * scale).astype(np.int64))
+        used = network.gain_from(layer, self.worker) > 0
+        network = network.with_partials(layer, found.sent & used, np.rint(found.place * scale).astype(np.int64))
         return replace(self, network=network, losses={**self.losses, layer: found.loss * scale})
 
     def problem(self, group: Group) -> LayerProblem:
@@ -223,8 +227,7 @@ class Placer:
                 if network.partials[layer]:
                     placed = placed._with_partials(layer, self._partials(network, layer, placed.worker))
             if together:
-                by_gain = network.gain_at(index, placed.worker, without=together)
-                sent = by_gain > network.send_cost_at(index, placed.worker)
+                sent = sent_anyway(network, index, placed.worker, together)
             for layer in together:
                 placed = placed._with_inputs(layer, self._inputs(network, layer, placed.worker, sent), sent)
                 sent = placed.network.chosen[index]
@@ -250,6 +253,25 @@ class Placer:
             assert loss is not None
             self._tables[key] = losses_by_sources(loss, owner, network.cluster.num_workers)
         return choose_partials(self._tables[key], at, owner, network.partial_cost(layer) / network.scaling.scale)
+
+
+def sent_anyway(
+    network: Network,
+    activation: int,
+    worker: IntArray,
+    without: Sequence[int],
+    kept: Mapping[int, NDArray[np.bool_]] = MappingProxyType({}),
+) -> NDArray[np.bool_]:
+    """M×P: what crosses for operations and for all readers but the layers `without`.
+
+    Args:
+        kept: N×M, of readers that are done: they need what they keep, the others what gains more than it costs.
+    """
+    gain = network.gain_at(activation, worker, without=[*without, *kept])
+    sent: NDArray[np.bool_] = gain > network.send_cost_at(activation, worker)
+    for layer, own in kept.items():
+        sent |= summed_by(own.astype(np.int64), network.ends(layer, worker)[0], sent.shape[1]) > 0
+    return sent | network.needed_at(activation, worker)
 
 
 def quick(seed: int) -> Answer:
