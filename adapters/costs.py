@@ -55,7 +55,7 @@ def layer_costs(
 
     `magnitude`: |w|²/2, in shares of all the layer's. The others in shares of the outputs' variance, which that is for
     inputs that are independent and alike. `activation`: half the energy of what the kernel adds to the neuron's output.
-    `covariance`: half its variance, since the bias makes up for the mean, and the loss of sets of channels with the
+    `covariance`: half its variance where a bias makes up for the mean, and the loss of sets of channels with the
     others refitted. Neurons count as they leave a BatchNorm that follows.
     """
     module = model.get_submodule(layer.name)
@@ -69,7 +69,8 @@ def layer_costs(
         return LayerCosts(importance * cost / 2, importance=importance)
     if kind == "activation":
         return LayerCosts(importance * kernel_energy(scaled, moments, kernel) / (2 * unit), importance=importance)
-    cost = importance * kernel_energy(scaled, moments, kernel, centred=True) / (2 * unit)
+    centred = layer.norm is not None or module.bias is not None
+    cost = importance * kernel_energy(scaled, moments, kernel, centred=centred) / (2 * unit)
     searched = isinstance(moments, Moments) and weights.shape[1] <= SEARCHED
     loss = layer_loss(model, layer, moments, importance) if searched else None
     return LayerCosts(cost, loss, weights.shape[1] <= LARGEST, importance)

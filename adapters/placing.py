@@ -200,8 +200,10 @@ class Placer:
         return placed
 
     def moved(self, placed: Placement, group: Group, to: IntArray) -> Placement:
-        """With the group's units there, if that lowers the total; `placed` itself otherwise."""
-        if np.array_equal(placed.worker[group.units], to):
+        """With the group's units there, if that lowers the total and none leaves where it is pinned; else `placed`."""
+        pinned = np.array([placed.network.pinned.get(unit, -1) for unit in group.units.tolist()])
+        leaves = (placed.worker[group.units] == pinned) & (to != pinned)
+        if leaves.any() or np.array_equal(placed.worker[group.units], to):
             return placed
         worker = placed.worker.copy()
         worker[group.units] = to

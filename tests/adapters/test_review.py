@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from adapters import apply_plan, costs, importance, partition, partition_model
+from adapters.calibrate import measure_kernels
+from adapters.costs import layer_costs
 from adapters.covariance import LayerLoss
 from adapters.extract import Prices
 from adapters.graph import layer_graph
@@ -189,3 +191,26 @@ def _worse(placed: Placement) -> Placement:
     network = placed.network
     dropped = tuple(np.zeros_like(gain) for gain in network.gains)
     return replace(placed, network=replace(network, gains=dropped))
+
+
+def test_answers_of_solvers_that_ignore_costs_do_not_move_what_is_pinned() -> None:
+    """Neurons beside the inputs that they are added to cost less, and still stay where they were put."""
+    _, placed = _input_added()
+    group = placed.network.graph.groups[0]
+    beside = placed.worker[placed.network.graph.inputs[0]]
+    assert Placer([None, None]).moved(placed, group, beside) is not placed
+    at = dict(zip(group.units.tolist(), placed.worker[group.units].tolist(), strict=True))
+    pinned = replace(placed, network=replace(placed.network, pinned=at))
+    assert Placer([None, None]).moved(pinned, group, beside) is pinned
+
+
+def test_layers_without_a_bias_count_the_mean_of_what_they_read() -> None:
+    """An input that is constant is worth its energy where no bias can stand in for it, and nothing where one can."""
+    torch.manual_seed(0)
+    data = torch.randn(30, 4)
+    data[:, 0] = 5.0
+    for bias in (True, False):
+        model = nn.Sequential(nn.Linear(4, 3, bias=bias)).eval()
+        layer = layer_graph(model, data[:2]).layers[0]
+        moments = measure_kernels(model, model, ["0"], [data], data[:2], widest=0)["0"]
+        assert (layer_costs(model, layer, moments, "covariance").prune_cost[:, 0] > 1e-6).all() != bias
