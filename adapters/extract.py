@@ -18,6 +18,9 @@ from formulations.errors import InputError
 
 IntArray = NDArray[np.int64]
 
+#: Room for everything on any one of a thousand workers.
+_MOST_SLACK = 1000
+
 
 @dataclass(frozen=True)
 class Prices:
@@ -39,6 +42,8 @@ class Prices:
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
                 raise InputError(f"prices have {name} = {value}; it must be finite and >= 0")
+        if self.slack > _MOST_SLACK:
+            raise InputError(f"prices have slack = {self.slack}; it is a fraction of a worker's share, such as 0.1")
 
 
 def shares(graph: LayerGraph, group: Group, cluster: Cluster, slack: float, memory_left: IntArray) -> dict[str, Any]:

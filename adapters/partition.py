@@ -183,6 +183,8 @@ class Partitioner:
         """Every weight that is not 0 is worth more than any message."""
         module = self._model.get_submodule(layer.name)
         weights, (_, _, kernel) = matrix(module), sizes(module)
+        if not bool(weights.isfinite().all()):
+            raise InputError(f"layer {layer.name!r} has weights that are NaN or infinite; load sound ones")
         used = (weights != 0).unflatten(1, (-1, kernel)).any(dim=2).cpu().numpy()
         return LayerCosts(used * 2.0 * self._dearest_message(self._prices))
 

@@ -165,4 +165,6 @@ def solve(
         SolverError: the solver failed or contradicted itself.
     """
     chosen = get(solver, seed) if isinstance(solver, str) else solver
+    if not hasattr(chosen, "solve"):
+        raise InputError(f"solver is a {type(solver).__name__}; give a name such as 'portfolio', or a solver")
     return chosen.solve(problem, constraints, limits, report)

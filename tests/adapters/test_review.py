@@ -214,3 +214,21 @@ def test_layers_without_a_bias_count_the_mean_of_what_they_read() -> None:
         layer = layer_graph(model, data[:2]).layers[0]
         moments = measure_kernels(model, model, ["0"], [data], data[:2], widest=0)["0"]
         assert (layer_costs(model, layer, moments, "covariance").prune_cost[:, 0] > 1e-6).all() != bias
+
+
+def test_weights_that_are_not_finite_are_refused_without_pruning() -> None:
+    """Nothing is measured then, so the weights themselves are looked at."""
+    model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
+    with torch.no_grad():
+        model[1].weight[0, 0] = torch.nan
+    with pytest.raises(InputError, match=r"layer '1' has weights that are NaN or infinite"):
+        partition_model(model, torch.zeros(2, 4), Cluster.equal(2), prune=False)
+
+
+def test_slack_beyond_reason_and_solvers_that_are_none_are_refused() -> None:
+    """One line each."""
+    with pytest.raises(InputError, match="slack = 1e"):
+        Prices(1.0, slack=1e300)
+    model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
+    with pytest.raises(InputError, match="solver is a NoneType; give a name"):
+        partition_model(model, torch.zeros(2, 4), Cluster.equal(2), prune=False, solver=None)  # type: ignore[arg-type]
