@@ -8,6 +8,9 @@ RUN := $(VENV)/bin/python
 compare: $(VENV)/installed
 	$(RUN) -m benchmarks.compare --solver highs
 
+# Small tensors on several threads wait for each other more than they work.
+test test-all: export OMP_NUM_THREADS ?= 1
+
 test: $(VENV)/installed
 	$(RUN) -m pytest
 
