@@ -226,6 +226,17 @@ class _Sums:
         return Moments(gram / self.count, self.cross / self.count, energy, variance)
 
 
+def batches_of(calibration: Iterable[Tensor]) -> list[Tensor]:
+    """All batches: they are gone through more than once, and a generator can be only once. Raises InputError."""
+    if isinstance(calibration, Tensor):
+        raise InputError("calibration is one tensor; give batches, such as data.split(256)")
+    try:
+        batches = iter(calibration)
+    except TypeError as error:
+        raise InputError(f"calibration cannot be gone through ({error}); give a list of batches") from None
+    return list(batches)
+
+
 def checked_inputs(what: str, inputs: object, example: Tensor) -> Tensor:
     """`inputs` if they are a batch like `example`, of any number of examples.
 

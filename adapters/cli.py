@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from adapters.command import Parser, exit_status, say_interrupted
+from adapters.command import Parser, check_run, exit_status, say_interrupted
 from adapters.output import STANDARD_OUTPUT, check_file, write_json
 from formulations.cluster import Cluster
 from formulations.constraints import Constraint
@@ -36,10 +36,6 @@ if TYPE_CHECKING:
 
 SCHEMA = "partition/1"
 _PROG = "python -m adapters.partition"
-#: What every solver takes.
-_LARGEST_SEED = 2**31 - 1
-#: Every pair of them has a link, and every layer a cost for each.
-_MOST_WORKERS = 1000
 
 Show = Callable[[str], None]
 
@@ -130,12 +126,7 @@ def _diff_parser() -> Parser:
 
 def _check(arguments: argparse.Namespace) -> None:
     """What argparse does not see. Raises InputError."""
-    if not 0 <= arguments.seed <= _LARGEST_SEED:
-        raise InputError(f"--seed is {arguments.seed}; give a whole number from 0 to {_LARGEST_SEED}")
-    if arguments.workers is not None and not 1 <= arguments.workers <= _MOST_WORKERS:
-        raise InputError(f"--workers is {arguments.workers}; give at least 1 and at most {_MOST_WORKERS}")
-    if not 0 < arguments.time_limit < float("inf"):
-        raise InputError(f"--time-limit is {arguments.time_limit}; give seconds, a number > 0")
+    check_run(arguments)
     if arguments.recover is not None and arguments.recover < 1:
         raise InputError(f"--recover is {arguments.recover}; give epochs, at least 1, or leave it out")
     if arguments.recover is not None and arguments.no_prune:

@@ -10,12 +10,27 @@ from typing import NoReturn
 
 from formulations.errors import InputError
 
+#: What every solver takes.
+_LARGEST_SEED = 2**31 - 1
+#: Every pair of them has a link, and every layer a cost for each.
+_MOST_WORKERS = 1000
+
 
 class Parser(argparse.ArgumentParser):
     """Says what is wrong with an option as any other bad input is said: in one line."""
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message}; see {self.prog} --help")
+
+
+def check_run(arguments: argparse.Namespace) -> None:
+    """What argparse does not see of `--seed`, `--workers` and `--time-limit`. Raises InputError."""
+    if not 0 <= arguments.seed <= _LARGEST_SEED:
+        raise InputError(f"--seed is {arguments.seed}; give a whole number from 0 to {_LARGEST_SEED}")
+    if arguments.workers is not None and not 1 <= arguments.workers <= _MOST_WORKERS:
+        raise InputError(f"--workers is {arguments.workers}; give at least 1 and at most {_MOST_WORKERS}")
+    if not 0 < arguments.time_limit < float("inf"):
+        raise InputError(f"--time-limit is {arguments.time_limit}; give seconds, a number > 0")
 
 
 def exit_status(run: Callable[[], int]) -> int:

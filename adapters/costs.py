@@ -1,4 +1,4 @@
-"""What each kernel of a network is worth, in shares of its layer's output energy (MATH.md, section 7).
+"""What each kernel of a network is worth, in shares of the energy of the network's outputs (MATH.md, section 7).
 
 Shapes: N neurons, M channels, k weights of a kernel.
 """
@@ -30,10 +30,10 @@ class LayerCosts:
     """One layer's costs, in shares of the energy of the network's outputs.
 
     Attributes:
-        importance: how much of the layer's relative error the outputs show; it multiplies all costs.
         prune_cost: N×M; of zeroing a kernel, the others as they are.
         loss: of sets of channels, the others refitted; None where a search counts kernels one by one.
         follows: whether what is sent is chosen by that loss once the layers before are adjusted.
+        importance: how much of the layer's relative error the outputs show; it multiplies all costs.
     """
 
     prune_cost: NDArray[np.float64]
@@ -61,16 +61,14 @@ def layer_costs(
     module = model.get_submodule(layer.name)
     weights, (_, _, kernel) = matrix(module), sizes(module)  # type: ignore[arg-type]
     scale = row_scale(model, layer).to(weights.device)
-    variance = float((scale.square() * moments.target_variance).sum())
-    unit = variance if variance > 0 else 1.0
+    unit = _unit(scale, moments)
     scaled = weights.double() * scale[:, None]
     if kind == "magnitude":
         cost = scaled.square().unflatten(1, (-1, kernel)).sum(dim=2).cpu().numpy() / float(scaled.square().sum() or 1.0)
         return LayerCosts(importance * cost / 2, importance=importance)
     if kind == "activation":
         return LayerCosts(importance * kernel_energy(scaled, moments, kernel) / (2 * unit), importance=importance)
-    centred = layer.norm is not None or module.bias is not None
-    cost = importance * kernel_energy(scaled, moments, kernel, centred=centred) / (2 * unit)
+    cost = importance * kernel_energy(scaled, moments, kernel, centred=takes_bias(model, layer)) / (2 * unit)
     searched = isinstance(moments, Moments) and weights.shape[1] <= SEARCHED
     loss = layer_loss(model, layer, moments, importance) if searched else None
     return LayerCosts(cost, loss, weights.shape[1] <= LARGEST, importance)
@@ -80,18 +78,27 @@ def layer_loss(model: nn.Module, layer: Layer, moments: Moments, importance: flo
     """The loss of one layer of `model` by the channels at hand, against the targets of the moments."""
     module = model.get_submodule(layer.name)
     scale, own = row_scale(model, layer), present(module)  # type: ignore[arg-type]
-    variance = float((scale.to(moments.target_variance).square() * moments.target_variance).sum())
-    fits_bias = layer.norm is not None or module.bias is not None
-    width = len(moments.gram) - (not fits_bias)
+    width = len(moments.gram) - (not takes_bias(model, layer))
     return LayerLoss(
         matrix(module),  # type: ignore[arg-type]
         moments.gram[:width, :width],
         cross=moments.cross[:width],
         kernel=layer.kernel,
         row_scale=scale,
-        unit=(variance if variance > 0 else 1.0) / importance,
+        unit=_unit(scale, moments) / importance,
         present=None if own.all() else own,
     )
+
+
+def takes_bias(model: nn.Module, layer: Layer) -> bool:
+    """Whether a layer has a place for a bias: its own, or the running mean of the BatchNorm behind it."""
+    return layer.norm is not None or model.get_submodule(layer.name).bias is not None
+
+
+def _unit(scale: Tensor, moments: Moments | KernelMoments) -> float:
+    """The variance of a layer's outputs behind its norm; 1 where there is none to be in shares of."""
+    variance = float((scale.to(moments.target_variance).square() * moments.target_variance).sum())
+    return variance if variance > 0 else 1.0
 
 
 def row_scale(model: nn.Module, layer: Layer) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from adapters.adjust import refit, relative_error, shift_norm
 from adapters.calibrate import Moments, evaluating, measure
-from adapters.costs import LayerCosts, layer_loss, row_scale
+from adapters.costs import LayerCosts, layer_loss, row_scale, takes_bias
 from adapters.graph import LayerGraph
 from adapters.importance import first_tensor
 from adapters.kernels import matrix, set_matrix
@@ -120,9 +120,8 @@ class Drafts:
         module = model.get_submodule(layer.name)
         norm = None if layer.norm is None else model.get_submodule(layer.norm)
         has_bias = module.bias is not None
-        weights, bias = refit(
-            matrix(module), module.bias, kept, layer.kernel, moments, fit_bias=has_bias or norm is not None
-        )
+        fit_bias = takes_bias(self._model, layer)
+        weights, bias = refit(matrix(module), module.bias, kept, layer.kernel, moments, fit_bias=fit_bias)
         mask(module, kept)
         set_matrix(module, weights)
         with torch.no_grad():

@@ -105,7 +105,7 @@ class Network:
         """M×P: what having each channel on each worker is worth to the neurons there.
 
         Args:
-            without: layers and groups' units that do not count: layers by index.
+            without: layers that do not count, by index.
         """
         read = self.graph.activations[activation]
         gain = np.zeros((read.num_channels, self.cluster.num_workers), dtype=np.int64)
@@ -137,38 +137,27 @@ class Network:
         """neurons × P: the workers that send each neuron a partial sum."""
         if layer in self.chosen_partials:
             return self.chosen_partials[layer][0].copy()
-        placed = self.graph.layers[layer]
-        by_source = self.gain_from(layer, worker)
-        at = worker[placed.unit]
-        found: NDArray[np.bool_] = by_source > self.partial_cost(layer)[:, at].T
+        at, _ = self.ends(layer, worker)
+        found: NDArray[np.bool_] = self.gain_from(layer, worker) > self.partial_cost(layer)[:, at].T
         found[np.arange(at.size), at] = False
         return found
 
     def gain_from(self, layer: int, worker: IntArray) -> IntArray:
         """neurons × P: what all of a layer's kernels over the channels of each worker are worth."""
-        owner = worker[self.graph.activations[self.graph.layers[layer].activation].unit]
-        return summed_by(self.gains[layer].T, owner, self.cluster.num_workers).copy()
+        return summed_by(self.gains[layer].T, self.ends(layer, worker)[1], self.cluster.num_workers)
 
     def available(self, layer: int, worker: IntArray) -> NDArray[np.bool_]:
         """neurons × channels: what each neuron can use, because it is local, sent, or part of a partial sum."""
-        placed = self.graph.layers[layer]
-        owner, at = worker[self.graph.activations[placed.activation].unit], worker[placed.unit]
+        at, owner = self.ends(layer, worker)
         if self.partials[layer]:
             return self.partial_sent(layer, worker)[:, owner] | (owner[None, :] == at[:, None])
         return self.at_hand(layer, worker)[:, at].T
 
     def at_hand(self, layer: int, worker: IntArray) -> NDArray[np.bool_]:
         """M×P: the channels that each worker has, its own or sent to it."""
-        activation = self.graph.layers[layer].activation
-        owner = worker[self.graph.activations[activation].unit]
-        found: NDArray[np.bool_] = self.sent(activation, worker) | (
-            owner[:, None] == np.arange(self.cluster.num_workers)
-        )
+        own = self.ends(layer, worker)[1][:, None] == np.arange(self.cluster.num_workers)
+        found: NDArray[np.bool_] = self.sent(self.graph.layers[layer].activation, worker) | own
         return found
-
-    def traffic(self, worker: IntArray) -> IntArray:
-        """P×P (from, to): bytes per example."""
-        return sum((message.bytes_by_link for message in self.messages(worker)), self._no_bytes())
 
     def messages(self, worker: IntArray) -> Iterator[Message]:
         """What crosses: by activation, by layer in partial sums, and for norms."""
@@ -266,10 +255,8 @@ class Network:
         """Whether the group is one layer of one neuron a unit that exchanges partial sums and nothing else."""
         if len(group.layers) > 1 or not self.partials[group.layers[0]] or self._read_by(group):
             return False
-        read = self.graph.activations[self.graph.layers[group.layers[0]].activation]
-        return group.units.size == self.graph.layers[group.layers[0]].num_neurons and bool(
-            (worker[read.unit] >= 0).all()
-        )
+        at, owner = self.ends(group.layers[0], worker)
+        return group.units.size == at.size and bool((owner >= 0).all())
 
     def _partials_problem(
         self, group: Group, worker: IntArray, place_cost: IntArray, loads: dict[str, Any]
@@ -279,7 +266,7 @@ class Network:
         between = self.partial_cost(layer)
         return LayerProblem(
             prune_cost=self.gains[layer][_positions(placed.unit, group.units)],
-            input_worker=worker[self.graph.activations[placed.activation].unit],
+            input_worker=self.ends(layer, worker)[1],
             communication="partials",
             partial_cost=np.broadcast_to(between, (placed.num_neurons, *between.shape)),
             partial_bytes=np.full(placed.num_neurons, placed.partial_bytes),
@@ -344,19 +331,21 @@ class Network:
         """Loads and capacities; whoever is decided to hold more than a share may, and others then less."""
         loads = shares(self.graph, group, self.cluster, self.prices.slack, memory_left)
         pinned = np.zeros(self.cluster.num_workers, dtype=np.int64)
-        for place, unit in enumerate(group.units.tolist()):
-            if unit in self.pinned:
-                pinned[self.pinned[unit]] += loads["load"][place, 0]
+        for place, worker in self._pins(group):
+            pinned[worker] += loads["load"][place, 0]
         if np.any(pinned > loads["capacity"][:, 0]):
             loads["capacity"][:, 0] = np.maximum(loads["capacity"][:, 0], pinned)
             loads["min_load"][:, 0] = 0
         return loads
 
+    def _pins(self, group: Group) -> list[tuple[int, int]]:
+        """The group's units that are pinned, by their row of its problem, and their workers."""
+        return [(place, self.pinned[unit]) for place, unit in enumerate(group.units.tolist()) if unit in self.pinned]
+
     def _pin_cost(self, group: Group) -> IntArray:
         """N×P: more on every worker but a pinned unit's own than any placement of it and of one other can save."""
-        pins = [(place, self.pinned[unit]) for place, unit in enumerate(group.units.tolist()) if unit in self.pinned]
         cost = np.zeros((group.units.size, self.cluster.num_workers), dtype=np.int64)
-        for place, worker in pins:
+        for place, worker in self._pins(group):
             cost[place] = self._most_saved
             cost[place, worker] = 0
         return cost
@@ -374,9 +363,8 @@ class Network:
 
     def _lost_in_partials(self, layer: int, worker: IntArray) -> IntArray:
         """M×P: gains that a layer in partial sums loses with each channel on each worker, its messages as they are."""
-        at = worker[self.graph.layers[layer].unit]
-        placed = at >= 0
-        if not placed.all() or (worker[self.graph.activations[self.graph.layers[layer].activation].unit] < 0).any():
+        at, owner = self.ends(layer, worker)
+        if (at < 0).any() or (owner < 0).any():
             return np.zeros((self.gains[layer].shape[1], self.cluster.num_workers), dtype=np.int64)
         reached = self.partial_sent(layer, worker)
         reached[np.arange(at.size), at] = True

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from adapters.budget import lowest_price
-from adapters.calibrate import checked_inputs, measure_kernels
+from adapters.calibrate import batches_of, checked_inputs, measure_kernels
 from adapters.certified import SolveLayer, answered, bettered
 from adapters.costs import SEARCHED, LayerCosts, check_kind, layer_costs
 from adapters.draft import Draft, Drafts
@@ -148,7 +148,7 @@ class Partitioner:
         self._model, self._cluster, self._seed, self._show, self._prune = model, cluster, seed, show, prune
         self._prices = prices if prune else Prices(1.0, slack=prices.slack)
         self._example = checked_inputs("example_inputs", example_inputs, example_inputs)
-        self._calibration = _batches(calibration) if prune else []
+        self._calibration = batches_of(calibration) if prune else []
         self._costs = (
             self._pruning_costs(costs, by_output) if prune else [self._lossless(layer) for layer in self.graph.layers]
         )
@@ -287,17 +287,17 @@ class Partitioner:
                 raise InputError("budgets need sweeps; leave bytes_share and error_budget out, or set sweeps=True")
             return self._greedy(answer, self._priced(per_byte))
         placer = Placer([costs.loss for costs in self._costs])
-        placed = self._searched(placer, self._priced(per_byte).per_byte, bytes_share, error_budget)
+        placed, searched = self._searched(placer, self._priced(per_byte).per_byte, bytes_share, error_budget)
         if self._follows:
             # What is sent is settled by the adjustment only, so nothing moves after it.
-            draft = self._drafts.draft(placed)
+            draft = searched or self._drafts.draft(placed)
             return self._plan(draft, answered(draft.placed, answer))
         most_bytes = math.inf if bytes_share is None else bytes_share * self.bytes_direct
         found, groups = bettered(placer, placed, answer, most_bytes)
-        draft = self._drafts.draft(found)
-        if error_budget is not None and self._drafts.output_error(draft) > error_budget:
+        draft = searched if searched is not None and found is placed else self._drafts.draft(found)
+        if error_budget is not None and searched is not None and self._drafts.output_error(draft) > error_budget:
             # What lowers the total may raise the error; the search kept to the budget.
-            return self._plan(self._drafts.draft(placed), answered(placed, answer))
+            return self._plan(searched, answered(placed, answer))
         return self._plan(draft, groups)
 
     def _check_budgets(self, bytes_share: float | None, error_budget: float | None) -> None:
@@ -330,8 +330,12 @@ class Partitioner:
 
     def _searched(
         self, placer: Placer, per_byte: float, bytes_share: float | None, error_budget: float | None
-    ) -> Placement:
-        """Where quick searches over the whole network end, at the price that keeps to the budget if there is one."""
+    ) -> tuple[Placement, Draft | None]:
+        """Where quick searches over the whole network end, at the price that keeps to the budget if there is one.
+
+        Returns:
+            The placement, and the network adjusted to it, where that had to be looked at.
+        """
         search = quick(self._seed)
         latest: list[Placement] = []
 
@@ -347,21 +351,23 @@ class Partitioner:
             placed = placed_at(price)
             return self._share(placed), placed
 
-        def by_adjusted_share(price: float) -> tuple[float, Placement]:
+        def by_adjusted_share(price: float) -> tuple[float, tuple[Placement, Draft]]:
             placed = placed_at(price)
-            return self._share(self._drafts.draft(placed).placed), placed
+            draft = self._drafts.draft(placed)
+            return self._share(draft.placed), (placed, draft)
 
-        def by_error(quantity: float) -> tuple[float, Placement]:
+        def by_error(quantity: float) -> tuple[float, tuple[Placement, Draft]]:
             placed = placed_at(1 / quantity)
-            return self._drafts.output_error(self._drafts.draft(placed)), placed
+            draft = self._drafts.draft(placed)
+            return self._drafts.output_error(draft), (placed, draft)
 
         start = per_byte or DEFAULT_PRICES.per_byte
         if error_budget is not None:
             return lowest_price(by_error, error_budget, 1 / start)[1]
         if bytes_share is None:
-            return placed_at(per_byte)
+            return placed_at(per_byte), None
         price, placed = lowest_price(by_share, bytes_share, start)
-        return lowest_price(by_adjusted_share, bytes_share, price, step=1.5)[1] if self._follows else placed
+        return lowest_price(by_adjusted_share, bytes_share, price, step=1.5)[1] if self._follows else (placed, None)
 
     def _share(self, placed: Placement) -> float:
         return placed.num_bytes / max(1, self.bytes_direct)
@@ -414,14 +420,3 @@ def _refuse_other_kinds(cluster: object, prices: object, seed: object) -> None:
         raise InputError(f"prices is a {type(prices).__name__}; give Prices(per_byte=...)")
     if not isinstance(seed, numbers.Integral) or seed < 0:
         raise InputError(f"seed is {seed!r}; give a whole number >= 0")
-
-
-def _batches(calibration: Iterable[Tensor]) -> list[Tensor]:
-    """All batches: they are gone through once per layer, and a generator can be only once. Raises InputError."""
-    if isinstance(calibration, Tensor):
-        raise InputError("calibration is one tensor; give batches, such as data.split(256)")
-    try:
-        batches = iter(calibration)
-    except TypeError as error:
-        raise InputError(f"calibration cannot be gone through ({error}); give a list of batches") from None
-    return list(batches)

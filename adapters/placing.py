@@ -125,9 +125,8 @@ class Placer:
         """
         worker = network.start()
         interrupted = False
-        for problem, result in self.problems(network, answer, worker):
+        for _, result in self.problems(network, answer, worker):
             interrupted |= result.limit is Limit.INTERRUPT
-            require(problem, result)
         return self.seen(replace(Placement(network, worker), interrupted=interrupted))
 
     def again(self, network: Network, placed: Placement) -> Placement:
@@ -137,7 +136,11 @@ class Placer:
     def problems(
         self, network: Network, answer: Answer, worker: IntArray
     ) -> Iterator[tuple[LayerProblem, SolveResult]]:
-        """Each group's problem and answer, which goes into `worker` before the next is asked for."""
+        """Each group's problem and answer, which goes into `worker` before the next is asked for.
+
+        Raises:
+            PlanError: a group has no assignment, after it was yielded.
+        """
         for group in network.graph.groups:
             problem = Placement(network, worker).problem(group)
             result = answer(problem, None)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from adapters.apply import apply_plan
-from adapters.calibrate import checked_inputs, evaluating
+from adapters.calibrate import batches_of, checked_inputs, evaluating
 from adapters.graph import layer_graph
 from adapters.importance import first_tensor
 from adapters.kernels import outputs_as_rows
@@ -231,9 +231,7 @@ def _epochs(
 
 def _checked(calibration: Iterable[Tensor]) -> list[Tensor]:
     """All batches: they are gone through many times. Raises InputError."""
-    if isinstance(calibration, Tensor):
-        raise InputError("calibration is one tensor; give batches, such as data.split(256)")
-    batches = list(calibration)
+    batches = batches_of(calibration)
     if not batches or not isinstance(batches[0], Tensor):
         raise InputError("calibration holds no tensors; give batches of inputs, without labels")
     return [checked_inputs(f"calibration batch {number}", batch, batches[0]) for number, batch in enumerate(batches)]

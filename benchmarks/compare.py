@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from adapters.command import Parser, exit_status, say_interrupted
+from adapters.command import Parser, check_run, exit_status, say_interrupted
 from adapters.output import STANDARD_OUTPUT, check_file, make_folder, write_json
 from benchmarks.comparison import Comparison, compare_problems
 from benchmarks.constraints import load_factories
@@ -33,10 +33,6 @@ BASELINES = ("contiguous", "l0-munkres", "alternation")
 #: Baselines where they are installed and can take the problem.
 GUESTS = ("mt-kahypar",)
 SCHEMA = "compare/1"
-#: What every solver takes.
-_LARGEST_SEED = 2**31 - 1
-#: Every pair of them has a link, and every layer a cost for each.
-_MOST_WORKERS = 1000
 
 
 def _parser() -> Parser:
@@ -120,12 +116,7 @@ def _content(comparison: Comparison, arguments: argparse.Namespace) -> dict[str,
 
 def _check(arguments: argparse.Namespace) -> None:
     """What argparse does not see. Raises InputError."""
-    if not 0 <= arguments.seed <= _LARGEST_SEED:
-        raise InputError(f"--seed is {arguments.seed}; give a whole number from 0 to {_LARGEST_SEED}")
-    if arguments.workers is not None and not 1 <= arguments.workers <= _MOST_WORKERS:
-        raise InputError(f"--workers is {arguments.workers}; give at least 1 and at most {_MOST_WORKERS}")
-    if not 0 < arguments.time_limit < float("inf"):
-        raise InputError(f"--time-limit is {arguments.time_limit}; give seconds, a number > 0")
+    check_run(arguments)
     if arguments.out == "":
         raise InputError("--out is empty; give a folder")
     if arguments.price is not None and not 0 <= arguments.price < float("inf"):
