@@ -61,16 +61,6 @@ def read(tmp_path):
     return from_text
 
 
-def as_toml(table):
-    """The text of `Cluster.to_table`: lists of tables of plain values."""
-    lines = []
-    for key, entries in table.items():
-        for entry in entries:
-            lines.append(f"[[{key}]]")
-            lines += [f"{name} = {value!r}" for name, value in entry.items()]
-    return "\n".join(lines)
-
-
 def test_workers(read):
     """Names, speeds and memories in the order of the file; no memory given means no limit, 0 means none."""
     cluster = read(WORKERS + DEFAULT_LINKS)
@@ -154,14 +144,67 @@ def test_graph(read):
     assert set(graph.edges["cam0", "hub"]) == {"bytes_per_second", "seconds", "price"}
 
 
-@pytest.mark.parametrize("text", [WORKERS + DEFAULT_LINKS + FAST_LINK + "price = 0.1\n", TWO + BOTH_WAYS])
-def test_table_survives_a_file(read, text):
-    """to_table() holds all of the cluster, in plain values that TOML can carry."""
+CARDS = TWO.replace("1.0", "1.0\negress_bytes_per_second = 3\nlayer_seconds = 1e-05", 1) + DEFAULT_LINKS
+
+
+def test_cards_and_fixed_costs(read):
+    """What is not given is no limit and no cost, is not listed, and is not in the graph."""
+    cluster = read(CARDS)
+    assert cluster.egress_bytes_per_second.tolist() == [3, np.inf]
+    assert cluster.ingress_bytes_per_second.tolist() == [np.inf, np.inf]
+    assert cluster.layer_seconds.tolist() == [1e-5, 0]
+    given = {"macs_per_second": 1.0, "egress_bytes_per_second": 3.0, "layer_seconds": 1e-5}
+    assert cluster.to_table()["worker"] == [{"name": "a", **given}, {"name": "b", "macs_per_second": 1.0}]
+    assert cluster.graph().nodes["a"] == given
+    assert cluster.graph().nodes["b"] == {"macs_per_second": 1.0}
+    assert Cluster.equal(2).to_table() == Cluster.from_table(Cluster.equal(2).to_table()).to_table()
+
+
+def test_cards_change_no_prices(read):
+    """A byte's price is its link's, whatever the cards are."""
+    assert np.array_equal(read(CARDS).price, read(TWO + DEFAULT_LINKS).price)
+
+
+FIELDS = (
+    "macs_per_second", "memory_bytes", "bytes_per_second", "seconds", "price", "egress_bytes_per_second",
+    "ingress_bytes_per_second", "layer_seconds",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("text", [WORKERS + DEFAULT_LINKS + FAST_LINK + "price = 0.1\n", TWO + BOTH_WAYS, CARDS])
+def test_written_and_read(read, tmp_path, text):
+    """A file has all of the cluster, after its comment."""
     cluster = read(text)
-    again = read(as_toml(cluster.to_table()))
+    cluster.write(tmp_path / "again.toml", "measured\non a\tTuesday")
+    assert (tmp_path / "again.toml").read_text().startswith('# measured\n# on aTuesday\n\n[[worker]]\nname = "')
+    again = Cluster.read(tmp_path / "again.toml")
     assert again.worker_names == cluster.worker_names
-    for field in ("macs_per_second", "memory_bytes", "bytes_per_second", "seconds", "price"):
+    for field in FIELDS:
         assert np.array_equal(getattr(again, field), getattr(cluster, field)), field
+    assert again.to_table() == cluster.to_table()
+
+
+def test_any_number_and_name_can_be_written(tmp_path):
+    """Numbers at the ends of float64, and every control character, quote and backslash."""
+    names = ("".join(map(chr, range(0x180))), '"""', "\\u0041\\", "\u2028🦆")
+    speeds = np.array([5e-324, 1.7976931348623157e308, 0.1, 1e16])
+    cluster = Cluster(names, speeds, np.full(4, 2**61), np.full((4, 4), 1 / 3), np.full((4, 4), 1e-9))
+    cluster.write(tmp_path / "odd.toml")
+    again = Cluster.read(tmp_path / "odd.toml")
+    assert again.worker_names == names
+    for field in FIELDS:
+        assert np.array_equal(getattr(again, field), getattr(cluster, field)), field
+
+
+def test_files_that_cannot_be_written(refused, tmp_path):
+    """A folder that is a file, and a name that is no text, leave nothing behind."""
+    (tmp_path / "file").touch()
+    with refused("file", "cannot be written"):
+        Cluster.equal(2).write(tmp_path / "file" / "c.toml")
+    odd = Cluster(("\ud800",), [1.0], [-1], [[0.0]], [[0.0]])
+    with refused("UTF-8"):
+        odd.write(tmp_path / "odd.toml")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_cluster_is_frozen():
@@ -210,6 +253,9 @@ BAD = {
     "speed is bool": (worker(macs_per_second="true"), ["'a'", "macs_per_second", "True"]),
     "speed is string": (worker(macs_per_second='"fast"'), ["'a'", "macs_per_second", "'fast'"]),
     "speed beyond float": (worker(macs_per_second="1" + "0" * 400), ["'a'", "macs_per_second"]),
+    "card without speed": (worker(egress_bytes_per_second="0"), ["'a'", "egress_bytes_per_second", "0", "> 0"]),
+    "card of inf": (worker(ingress_bytes_per_second="inf"), ["'a'", "ingress_bytes_per_second", "finite"]),
+    "negative fixed cost": (worker(layer_seconds="-1"), ["'a'", "layer_seconds", "-1", ">= 0"]),
     "negative memory": (worker(memory_bytes="-1"), ["'a'", "memory_bytes", "-1"]),
     "half a byte": (worker(memory_bytes="1.5"), ["'a'", "memory_bytes", "1.5"]),
     "endless memory": (worker(memory_bytes="1e30"), ["'a'", "memory_bytes"]),
@@ -284,6 +330,11 @@ ARRAYS = {
         ({"seconds": np.full((2, 2), np.nan)}, "seconds of a → b"),
         ({"price": np.full((2, 2), -1.0)}, "price of a → b"),
         ({"price": np.ones((2, 3))}, "price"),
+        ({"egress_bytes_per_second": np.array([np.inf, 0.0])}, "egress_bytes_per_second of b"),
+        ({"ingress_bytes_per_second": np.array([np.nan, 1.0])}, "ingress_bytes_per_second of a"),
+        ({"ingress_bytes_per_second": np.ones(3)}, "ingress_bytes_per_second"),
+        ({"layer_seconds": np.array([0.0, np.inf])}, "layer_seconds of b"),
+        ({"layer_seconds": np.array([-1.0, 0.0])}, "layer_seconds of a"),
     ],
 )
 def test_bad_arrays(refused, changed, mentioned):
