@@ -1,104 +1,41 @@
 """How long a plan takes on its cluster, and which workers are worth having.
 
-The model, the same for plans and for what they are compared with:
+The model, the same for plans and for what they are compared with; `adapters.stages` has the times:
 
 - Layers run one after the other, in the order of the plan, also where the network branches; a layer begins when all
   workers have done the one before. What is no weight layer takes no time, but its messages do.
 - Each activation crosses before the first layer that reads it. All that one worker sends another for a layer is one
-  message: `cluster.seconds` + bytes / `cluster.bytes_per_second`. All links work at the same time.
+  message. All links work at the same time, as far as the cards that they share allow.
 - A worker multiplies densely: its neurons × the channels that any of them uses, its own or sent to it; the groups of
   a convolution save nothing but whole channels. A convolution of every channel by itself is no layer.
 - What is local is computed while the rest is on the wire, then what was sent. With partial sums a worker first
   computes and sends those of the others, then its own neurons' local part.
 
-Shapes: L layers, N neurons and M channels of one layer, P workers. Times are in seconds.
+Importing this costs numpy only. Shapes: L layers, N neurons and M channels of one layer, P workers. Times are in
+seconds.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from adapters.extract import neuron_shares
-from adapters.graph import LayerGraph
-from adapters.plan import LayerPlan, PartitionPlan
+from adapters.stages import FloatArray, Latency, Stage, timed
 from formulations.cluster import Cluster
 
+if TYPE_CHECKING:
+    from adapters.graph import LayerGraph
+    from adapters.plan import LayerPlan, PartitionPlan
+
 IntArray = NDArray[np.int64]
-FloatArray = NDArray[np.float64]
 
 #: The slowest that a worker can be: its share of neurons is 0, slack or not.
 _NO_SPEED = 5e-324
-
-
-@dataclass(frozen=True, eq=False)
-class Latency:
-    """The predicted time of one batch, by layer.
-
-    Attributes:
-        names: L; what crosses for operations that are no layers has rows of its own.
-        worker_names: P.
-        compute: L×P; multiplying.
-        network: L×P; from the begin of the layer until the last message is there.
-        waiting: L×P; for messages, with nothing to compute.
-    """
-
-    names: tuple[str, ...]
-    worker_names: tuple[str, ...]
-    compute: FloatArray
-    network: FloatArray
-    waiting: FloatArray
-
-    @property
-    def seconds(self) -> FloatArray:
-        """L; of each layer, which is done when its last worker is."""
-        slowest: FloatArray = (self.compute + self.waiting).max(axis=1, initial=0.0)
-        return slowest
-
-    @property
-    def total(self) -> float:
-        return float(self.seconds.sum())
-
-    def __str__(self) -> str:
-        last = (self.compute + self.waiting).argmax(axis=1)
-        rows = [("layer", "last worker", "compute", "network", "waiting", "ms")]
-        for index, (name, worker) in enumerate(zip(self.names, last, strict=True)):
-            times = (part[index, worker] for part in (self.compute, self.network, self.waiting))
-            rows.append((name, self.worker_names[worker], *map(_ms, times), _ms(self.seconds[index])))
-        rows.append(("total", "", "", "", "", _ms(self.total)))
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        return "\n".join(_line(row, widths) for row in rows)
-
-
-@dataclass(frozen=True, eq=False)
-class _Stage:
-    """What the workers do between two points where all wait for all.
-
-    Attributes:
-        macs: P×P (by, channels of); multiplications per example.
-        num_bytes: P×P (from, to), per example.
-        macs_first: P; that others wait for, per example.
-    """
-
-    name: str
-    macs: FloatArray
-    num_bytes: FloatArray
-    macs_first: FloatArray
-
-    def times(self, cluster: Cluster, batch: int) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """P, P, P: compute, network, waiting."""
-        first = batch * self.macs_first / cluster.macs_per_second
-        compute = batch * self.macs.sum(axis=1) / cluster.macs_per_second + first
-        on_link = np.zeros_like(self.num_bytes)
-        used = (self.num_bytes > 0) & ~np.eye(cluster.num_workers, dtype=bool)
-        on_link[used] = cluster.seconds[used] + batch * self.num_bytes[used] / cluster.bytes_per_second[used]
-        there = np.where(used, first[:, None] + on_link, 0.0).max(axis=0)
-        meanwhile = first + batch * self.macs.diagonal() / cluster.macs_per_second
-        return compute, there, np.maximum(there - meanwhile, 0.0)
 
 
 def predicted(plan: PartitionPlan, batch: int = 1) -> Latency:
@@ -107,6 +44,11 @@ def predicted(plan: PartitionPlan, batch: int = 1) -> Latency:
     Args:
         batch: examples at a time; each message then holds those of all.
     """
+    return timed(stages_of(plan), plan.cluster, batch)
+
+
+def stages_of(plan: PartitionPlan) -> tuple[Stage, ...]:
+    """What `timed` needs of a plan, in order."""
     num_workers = plan.cluster.num_workers
     crossing: dict[str, FloatArray] = {}
     for message in plan.messages:  # one operation may send several
@@ -117,10 +59,10 @@ def predicted(plan: PartitionPlan, batch: int = 1) -> Latency:
         num_bytes = crossing.pop(layer.message, np.zeros((num_workers, num_workers)))  # crosses for the first reader
         stages.append(_planned(layer, num_bytes))
     stages += [_nothing_but(name, num_bytes) for name, num_bytes in crossing.items() if num_bytes.any()]
-    return _summed(stages, plan.cluster, batch)
+    return tuple(stages)
 
 
-def _planned(layer: LayerPlan, num_bytes: FloatArray) -> _Stage:
+def _planned(layer: LayerPlan, num_bytes: FloatArray) -> Stage:
     num_workers = len(num_bytes)
     block = np.zeros((num_workers, num_workers))  # by the neurons' worker and the channels'
     for at in range(num_workers):
@@ -131,18 +73,12 @@ def _planned(layer: LayerPlan, num_bytes: FloatArray) -> _Stage:
             block[at, owner] = num_rows * part.any(axis=0).sum() * layer.macs
     local = np.diag(block.diagonal())
     if layer.partials:
-        return _Stage(layer.name, local, num_bytes, (block - local).sum(axis=0))
-    return _Stage(layer.name, block, num_bytes, np.zeros(num_workers))
+        return Stage(layer.name, local, num_bytes, (block - local).sum(axis=0))
+    return Stage(layer.name, block, num_bytes, np.zeros(num_workers))
 
 
-def _nothing_but(name: str, num_bytes: FloatArray) -> _Stage:
-    return _Stage(f"(no layer) {name}", np.zeros_like(num_bytes), num_bytes, np.zeros(len(num_bytes)))
-
-
-def _summed(stages: Sequence[_Stage], cluster: Cluster, batch: int) -> Latency:
-    times = np.array([stage.times(cluster, batch) for stage in stages]).reshape(len(stages), 3, cluster.num_workers)
-    names = tuple(stage.name for stage in stages)
-    return Latency(names, cluster.worker_names, times[:, 0], times[:, 1], times[:, 2])
+def _nothing_but(name: str, num_bytes: FloatArray) -> Stage:
+    return Stage(f"(no layer) {name}", np.zeros_like(num_bytes), num_bytes, np.zeros(len(num_bytes)))
 
 
 # What a plan is compared with: no weight dropped.
@@ -170,10 +106,10 @@ def direct_parallel(plan: PartitionPlan, graph: LayerGraph, batch: int = 1) -> L
             num_bytes = _to_all(owner[read.unit], read.bytes, used)
         counts = [np.bincount(owner[units], minlength=num_workers) for units in (layer.unit, read.unit)]
         macs: FloatArray = np.outer(*counts) * np.float64(layer.kernel * layer.positions)
-        stages.append(_Stage(layer.name, macs, num_bytes, np.zeros(num_workers)))
+        stages.append(Stage(layer.name, macs, num_bytes, np.zeros(num_workers)))
     stages += [_nothing_but(read.name, _to_all(owner[read.unit], read.bytes, used)) for read in crossing.values()]
     stages += [_nothing_but(span.name, np.outer(used, used) * span.bytes) for span in graph.spans]
-    return _summed(stages, plan.cluster, batch)
+    return timed(stages, plan.cluster, batch)
 
 
 def _to_all(owner: IntArray, num_bytes: IntArray, used: FloatArray) -> FloatArray:
@@ -191,6 +127,8 @@ def alone(graph: LayerGraph, cluster: Cluster, worker: int, batch: int = 1) -> L
 
 def replicated(graph: LayerGraph, cluster: Cluster, batch: int = 1) -> Latency:
     """The time where every worker runs the whole network on its share of the batch; of one example, the fastest."""
+    from adapters.extract import neuron_shares  # which loads torch
+
     return _whole(graph, cluster, neuron_shares(batch, cluster, 0.0)[0])
 
 
@@ -205,7 +143,7 @@ def _whole(graph: LayerGraph, cluster: Cluster, examples: IntArray) -> Latency:
     block = np.zeros((num_workers, num_workers))
     block[np.arange(num_workers), elsewhere] = examples * float(macs)
     num_bytes = np.outer(_input_bytes(graph, num_workers), examples)
-    return _summed([_Stage("whole network", block, num_bytes, np.zeros(num_workers))], cluster, 1)
+    return timed([Stage("whole network", block, num_bytes, np.zeros(num_workers), len(graph.layers))], cluster)
 
 
 def _input_bytes(graph: LayerGraph, num_workers: int) -> FloatArray:
@@ -292,11 +230,3 @@ def _without(workers: tuple[int, ...], worker: int) -> tuple[int, ...]:
 
 def _ms(seconds: float) -> str:
     return f"{1000 * seconds:.3f}"
-
-
-def _line(row: tuple[str, ...], widths: Sequence[int]) -> str:
-    cells = (
-        text.ljust(width) if number < 2 else text.rjust(width)
-        for number, (text, width) in enumerate(zip(row, widths, strict=True))
-    )
-    return "  ".join(cells).rstrip()

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections import OrderedDict
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,11 +23,13 @@ from adapters.latency import (
     only,
     predicted,
     replicated,
+    stages_of,
     worthwhile_workers,
 )  # fmt: skip
 from adapters.partition import partition_model
 from adapters.plan import GroupPlan, LayerPlan, Message, PartitionPlan, model_digest
-from formulations import Cluster, LayerProblem
+from adapters.stages import Stage, timed
+from formulations import Cluster, InputError, LayerProblem
 from solvers import SolveLimits, solve
 
 
@@ -114,6 +120,140 @@ def test_an_activation_crosses_once() -> None:
     assert found.network.tolist() == [[2.5, 2.5], [0.0, 0.0], [0.0, 1.5]]
     assert found.seconds.tolist() == [4.5, 4.0, 1.5]  # w0: 2 local hidden in 2.5, 2 remote; 4; nothing but sending
     assert found.total == 10.0
+
+
+# Cards and fixed costs. Links take half a second and carry 4 bytes a second.
+
+
+def _stage(
+    num_bytes: list[list[float]], macs: list[list[float]] | None = None, first: list[float] | None = None
+) -> Stage:
+    size = len(num_bytes)
+    return Stage("s", np.array(macs or np.zeros((size, size))), np.array(num_bytes), np.array(first or [0.0] * size))
+
+
+_ONE_TO_TWO = [[0, 8, 4], [0, 0, 0], [0, 0, 0]]
+_TWO_TO_ONE = [[0, 0, 0], [8, 0, 0], [4, 0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("num_bytes", "cards", "expected"),
+    [
+        (_ONE_TO_TWO, {}, [0.0, 0.5 + 8 / 4, 0.5 + 4 / 4]),
+        # 12 bytes through one card: neither message is there before both are.
+        (_ONE_TO_TWO, {"egress_bytes_per_second": [3.0, 9.0, 9.0]}, [0.0, 0.5 + 12 / 3, 0.5 + 12 / 3]),
+        # 12 / 5 is more than the longer message's 8 / 4 on its link; 12 / 8 is less, and more than the other's 4 / 4.
+        (_ONE_TO_TWO, {"egress_bytes_per_second": [5.0, 9.0, 9.0]}, [0.0, 0.5 + 12 / 5, 0.5 + 12 / 5]),
+        (_ONE_TO_TWO, {"egress_bytes_per_second": [8.0, 9.0, 9.0]}, [0.0, 0.5 + 8 / 4, 0.5 + 12 / 8]),
+        (_ONE_TO_TWO, {"ingress_bytes_per_second": [9.0, 2.0, 9.0]}, [0.0, 0.5 + 8 / 2, 0.5 + 4 / 4]),
+        (_TWO_TO_ONE, {"ingress_bytes_per_second": [3.0, 9.0, 9.0]}, [0.5 + 12 / 3, 0.0, 0.0]),
+        (_TWO_TO_ONE, {"egress_bytes_per_second": [9.0, 9.0, 1.0]}, [0.5 + 4 / 1, 0.0, 0.0]),
+    ],
+)
+def test_shared_cards_by_hand(
+    num_bytes: list[list[float]], cards: dict[str, list[float]], expected: list[float]
+) -> None:
+    """A message takes the longest of its link, its sender's card with all that it sends, and its receiver's."""
+    cluster = replace(_cluster([1.0] * 3), **{key: np.array(values) for key, values in cards.items()})
+    found = timed([_stage(num_bytes)], cluster)
+    assert found.network.tolist() == [expected]
+    assert found.waiting.tolist() == [expected]
+    # A batch pays for one latency on a card too, and what a worker keeps goes through no card.
+    kept = np.array(num_bytes) + 100 * np.eye(3)
+    assert timed([_stage(kept.tolist())], cluster, batch=4).network.tolist() == [
+        [4 * (seconds - 0.5) + 0.5 if seconds else 0.0 for seconds in expected]
+    ]
+
+
+def test_a_card_is_shared_by_partial_sums_too() -> None:
+    """A message waits for what its sender computes first, and then takes its time on the card."""
+    cluster = replace(_cluster([2.0, 1.0, 1.0]), egress_bytes_per_second=np.array([3.0, np.inf, np.inf]))
+    found = timed([_stage(_ONE_TO_TWO, first=[4.0, 0.0, 0.0])], cluster)
+    assert found.network.tolist() == [[0.0, 2 + 4.5, 2 + 4.5]]
+
+
+def test_fixed_costs_by_hand() -> None:
+    """Whoever multiplies pays once a layer, at its first multiplication; whoever does not pays nothing."""
+    cluster = replace(_cluster([1.0] * 3), layer_seconds=np.array([0.25, 0.5, 1.0]))
+    # w0 does 2 at hand and, after 0.5 + 8 / 4, 1 more; w1 does nothing but send; w2 only what has come.
+    stage = _stage([[0, 0, 0], [8, 0, 8], [0, 0, 0]], macs=[[2, 1, 0], [0, 0, 0], [0, 3, 0]])
+    found = timed([stage], cluster)
+    assert found.compute.tolist() == [[0.25 + 3, 0.0, 1 + 3.0]]
+    assert found.waiting.tolist() == [[2.5 - 2 - 0.25, 0.0, 2.5]]
+    # Before it sends partial sums, w1 takes its 0.5 and computes 2.
+    first = timed([_stage([[0, 0], [8, 0]], first=[0.0, 2.0])], _two(cluster))
+    assert first.network.tolist() == [[0.5 + 2 + 2.5, 0.0]]
+    assert first.compute.tolist() == [[0.0, 2.5]]
+    assert timed([replace(stage, num_layers=3)], cluster).compute.tolist() == [[0.75 + 3, 0.0, 3 + 3.0]]
+
+
+def _two(cluster: Cluster) -> Cluster:
+    return replace(_cluster(cluster.macs_per_second[:2].tolist()), layer_seconds=cluster.layer_seconds[:2])
+
+
+def test_one_worker_alone_pays_for_every_layer() -> None:
+    """Of the two layers, whoever runs them."""
+    model, inputs = _network()
+    graph, cluster = layer_graph(model, inputs), _cluster([2.0, 1.0])
+    slow = replace(cluster, layer_seconds=np.array([0.25, 8.0]))
+    assert alone(graph, slow, 0).total - alone(graph, cluster, 0).total == 2 * 0.25
+    assert replicated(graph, slow).total - replicated(graph, cluster).total == 2 * 0.25  # w1 has no example
+
+
+def test_stages_are_plain_data() -> None:
+    """What a plan needs to be timed survives JSON, and gives the plan's own prediction for any batch."""
+    layer = _layer([[1, 1], [1, 0], [0, 1]], partials=True, macs=3, message_bytes=np.array([4, 4, 4]))
+    messages = (Message("fc (partial sums)", _sends(0, 4), 0), Message("norm", _sends(4, 0), 4))
+    plan = _plan(_cluster([2.0, 1.0]), (layer,), messages)
+    stages = stages_of(plan)
+    assert [stage.name for stage in stages] == ["fc", "(no layer) norm"]
+    text = json.dumps([stage.to_json() for stage in stages], allow_nan=False)
+    again = [Stage.from_json(entry) for entry in json.loads(text)]
+    assert str(timed(again, plan.cluster, 5)) == str(predicted(plan, 5))
+    assert not np.shares_memory(again[0].macs, stages[0].macs)
+
+
+_GOOD = {"name": "s", "macs": [[1.0]], "num_bytes": [[0.0]], "macs_first": [0.0], "num_layers": 1}
+
+
+@pytest.mark.parametrize(
+    ("changed", "mentioned"),
+    [
+        ({"macs": [[1.0, 2.0]]}, "macs of stage 's' has shape"),
+        ({"num_bytes": [[-1.0]]}, "num_bytes of stage 's'"),
+        ({"macs_first": ["fast"]}, "macs_first of stage 's'"),
+        ({"macs": [[float("nan")]]}, "finite"),
+        ({"num_layers": 1.5}, "1.5"),
+        ({"name": None}, "None"),
+        ({"more": 1}, "macs_first, name, num_bytes"),
+    ],
+)
+def test_data_that_is_no_stage(changed: dict[str, Any], mentioned: str) -> None:
+    """Refused in one line with what is wrong with it."""
+    assert Stage.from_json(_GOOD).to_json() == _GOOD
+    with pytest.raises(InputError, match=mentioned):
+        Stage.from_json({**_GOOD, **changed})
+
+
+def test_stages_of_another_cluster() -> None:
+    """Three workers' stages are not timed on two."""
+    with pytest.raises(InputError, match="stage 's' is of 3 workers, the cluster has 2"):
+        timed([_stage(_ONE_TO_TWO)], _cluster([1.0, 1.0]))
+
+
+def test_predicting_needs_numpy_only() -> None:
+    """A worker that has its stages' numbers needs neither torch nor any solver for its times."""
+    code = """
+import json, sys
+from adapters.latency import Stage, timed
+from formulations import Cluster
+stage = Stage.from_json(json.loads(sys.argv[1]))
+print(timed([stage], Cluster.equal(1)).total > 0)
+print(*(name for name in ("torch", "solvers", "networkx", "pyomo", "scipy") if name in sys.modules))
+"""
+    command = [sys.executable, "-c", code, json.dumps(_GOOD)]
+    found = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert found.stdout.split() == ["True"]
 
 
 def test_the_table() -> None:
