@@ -68,7 +68,7 @@ class Hosts:
     note: str = ""
 
     def command(self, host: int, command: Sequence[str]) -> list[str]:
-        """The command line that runs `command` on a host. It is killed when the hosts end."""
+        """The command line that runs `command` on a host. What still runs in a namespace at the end is killed."""
         return ["ip", "netns", "exec", self.namespaces[host], *command] if self.namespaces else list(command)
 
     def traffic(self) -> list[Traffic]:

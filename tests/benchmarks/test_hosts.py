@@ -73,10 +73,9 @@ def test_bytes_cross_from_host_to_host_and_are_counted(hosts: Hosts) -> None:
         assert receiver.stdout.readline() == "ready\n"
         with _python(hosts, 0, _SEND.format(address=hosts.addresses[2], num_bytes=1_000_000)):
             assert receiver.stdout.readline() == f"{hosts.addresses[0]} 1000000\n"
-    sent, received = (
-        [after.sent - at.sent for at, after in zip(before, hosts.traffic(), strict=True)],
-        [after.received - at.received for at, after in zip(before, hosts.traffic(), strict=True)],
-    )
+    after = hosts.traffic()
+    sent = [now.sent - then.sent for then, now in zip(before, after, strict=True)]
+    received = [now.received - then.received for then, now in zip(before, after, strict=True)]
     # 691 frames of at most 1,448 bytes of payload and 66 of headers: 1,045,606 bytes.
     assert 1_045_606 <= sent[0] < 1_060_000
     assert 1_045_606 <= received[2] < 1_060_000
@@ -94,10 +93,11 @@ def test_links_are_metered_at_both_ends(hosts: Hosts) -> None:
     ]  # fmt: skip
 
 
-def test_the_machine_itself_keeps_its_interfaces() -> None:
-    """While there are hosts, this namespace has the interfaces that it had."""
+def test_the_machine_itself_keeps_its_interfaces(hosts: Hosts) -> None:
+    """Two more hosts and their switch leave this namespace the interfaces that it had."""
     before = sorted(os.listdir("/sys/class/net"))
-    with network_hosts(2, _RATE):
+    with network_hosts(2, _RATE) as others:
+        assert len(_namespaces().intersection(others.namespaces)) == 2
         assert sorted(os.listdir("/sys/class/net")) == before
 
 
@@ -111,14 +111,21 @@ def test_delay_is_added_or_said_not_to_be(hosts: Hosts) -> None:
     assert delayed.note in ("", "no added delay: this kernel has no netem")
 
 
-def test_nothing_is_left_after_an_error() -> None:
-    """An exception inside removes the namespaces and what runs in them, and passes."""
-    inside = None
-    with pytest.raises(ZeroDivisionError), network_hosts(2, _RATE) as hosts:
-        inside = subprocess.Popen(hosts.command(1, ["sleep", "600"]))
-        raise ZeroDivisionError
+def test_nothing_is_left_after_an_error(hosts: Hosts) -> None:
+    """An exception inside removes the namespaces and what runs in them, and passes; other hosts stay."""
+    made: list[tuple[Hosts, subprocess.Popen[bytes]]] = []
+
+    def fail() -> None:
+        with network_hosts(2, _RATE) as others:
+            made.append((others, subprocess.Popen(others.command(1, ["sleep", "600"]))))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    [(others, inside)] = made
     assert inside.wait() != 0
-    assert not _namespaces().intersection(hosts.namespaces)
+    assert not _namespaces().intersection(others.namespaces)
+    assert _namespaces() >= set(hosts.namespaces)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
@@ -152,9 +159,13 @@ def test_without_ip_all_hosts_are_this_machine(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize(
     ("num_hosts", "bytes_per_second", "seconds", "said"),
-    [(0, _RATE, 0, "num_hosts is 0"), (2, 0, 0, "bytes_per_second is 0"), (2, float("nan"), 0, "bytes_per_second is nan"),
-     (2, _RATE, -1, "seconds is -1")],
-)  # fmt: skip
+    [
+        (0, _RATE, 0, "num_hosts is 0"),
+        (2, 0, 0, "bytes_per_second is 0"),
+        (2, float("nan"), 0, "bytes_per_second is nan"),
+        (2, _RATE, -1, "seconds is -1"),
+    ],
+)
 def test_numbers_that_no_network_has_are_refused(
     num_hosts: int, bytes_per_second: float, seconds: float, said: str
 ) -> None:
