@@ -14,6 +14,7 @@ from formulations.errors import InputError, nearest
 _BUILT_IN = {
     "digits-mlp": "benchmarks.models.digits:digits_mlp",
     "digits-cnn": "benchmarks.models.digits:digits_cnn",
+    "digits-wide-mlp": "benchmarks.models.digits_wide_mlp:digits_wide_mlp",
 }
 #: Examples at a time, so that a large held-back split needs no more memory than this many.
 _BATCH = 512

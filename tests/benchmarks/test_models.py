@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from benchmarks import compare
 from benchmarks.models import base
 from benchmarks.models.base import BenchmarkModel, load_model
+from benchmarks.models.digits import digits_mlp
+from benchmarks.models.training import Recipe
 from benchmarks.models.wide import wide_cnn
 from formulations import InputError
 
@@ -172,3 +174,21 @@ def test_wide_cnns_are_made_from_their_seed_alone() -> None:
     assert torch.equal(first.test_inputs, again.test_inputs)
     assert not torch.equal(first.test_inputs, other.test_inputs)
     assert not torch.equal(first.model.head.weight, other.model.head.weight)
+
+
+def test_the_wide_mlp_has_the_stated_size_and_the_digits_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    """17 million weights by the built-in name, judged by the digits that the small network is judged by."""
+    monkeypatch.setattr(Recipe, "trained", lambda recipe, inputs, labels, seed: recipe.untrained())
+    wide, small = load_model("digits-wide-mlp"), digits_mlp()
+    sizes = [tuple(p.shape) for p in wide.model.parameters() if p.dim() == 2]
+    assert sizes == [(4096, 64), (4096, 4096), (10, 4096)]
+    assert torch.equal(wide.test_inputs, small.test_inputs)
+    assert torch.equal(wide.example, small.example)
+    wide.check()
+
+
+@pytest.mark.slow
+def test_the_wide_mlp_is_good() -> None:
+    """It knows digits it never saw at least as well as the small network has to."""
+    bench = load_model("digits-wide-mlp")
+    assert bench.accuracy(bench.logits(bench.model)) >= 0.97
