@@ -1,0 +1,430 @@
+"""Messages between workers. The only file that calls torch.distributed: another transport replaces this one.
+
+All workers make the same exchanges in the same order, also those they have no part in, and start them in the same
+order; they may finish them in any. Tags keep exchanges apart, so a worker may be one request ahead of a slow one.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from datetime import timedelta
+from types import TracebackType
+from typing import Any
+
+# C++ traces of broken connections would drown the one line; torch reads this when it is imported.
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
+# The wait for a message then is a wait with NCCL too, and ends in an error instead of the process's end.
+os.environ.setdefault("TORCH_NCCL_BLOCKING_WAIT", "1")
+
+import torch
+import torch.distributed as dist
+
+from adapters.runtime.board import REASON_SECONDS, Board
+from adapters.runtime.choice import faster_way
+from adapters.runtime.failures import Watchdog, WorkerError, within
+from adapters.runtime.launch import INIT_METHOD
+from adapters.runtime.messages import Buffer, Counters, Transfer
+
+POINT_TO_POINT, ALL_TO_ALL = "point to point", "all to all"
+
+#: Not a tag of any exchange.
+_PROBE_TAG = 1_000_000
+
+
+class Exchange:
+    """One point of the program at which workers exchange messages, used again for every request.
+
+    `outgoing` gives the memory to write to, `start` sends it and begins to receive, `finish` gives what was received.
+    Made by `Group.exchange`.
+
+    Attributes:
+        way: how it is sent; `Group.choose` sets it.
+        counters: what this worker sent and received by it.
+    """
+
+    def __init__(self, group: Group, transfer: Transfer, wire: str, tag: int) -> None:
+        self.transfer = transfer
+        self.way = POINT_TO_POINT
+        self.counters = Counters(len(group.worker_names))
+        self._group = group
+        self._tag = tag
+        self._out = Buffer(transfer.sends, transfer.dtype, wire, group.device)
+        self._in = Buffer(transfer.receives, transfer.dtype, wire, group.device)
+        self._started = False
+        # What is under way: with whom, and what to wait for.
+        self._sending: list[tuple[tuple[int, ...], dist.Work]] = []
+        self._receiving: list[tuple[tuple[int, ...], dist.Work]] = []
+
+    def bytes_per_example(self) -> tuple[list[int], list[int]]:
+        """P, P: sent and received by this worker."""
+        num_workers = len(self._group.worker_names)
+        return self._out.bytes_by_rank(num_workers), self._in.bytes_by_rank(num_workers)
+
+    def outgoing(self, batch: int) -> dict[int, torch.Tensor]:
+        """By rank: batch × numbers, flat, one example after the other, to be written to before `start`.
+
+        It waits until the last messages have been taken; what `finish` gave is no longer valid.
+
+        Raises:
+            WorkerError: they are not taken.
+        """
+        if self._started:
+            raise RuntimeError(f"exchange {self.transfer.name!r} is under way; finish it first")
+        self.drain()
+        self._out.resize(batch)
+        self._in.resize(batch)
+        return self._out.values
+
+    def start(self) -> None:
+        """Send what was written, and receive, in the background. Raises WorkerError."""
+        self._started = True
+        self._out.pack()
+        if self._out.batch == 0 or not (self._out.peers or self._in.peers):
+            return
+        try:
+            if self.way == ALL_TO_ALL:
+                self._start_all_to_all()
+            else:
+                self._start_point_to_point()
+        except RuntimeError as error:
+            raise self._group.failure(error, None, self.transfer.name) from None
+        for peer, message in self._out.messages.items():
+            self.counters.messages_sent[peer] += 1
+            self.counters.bytes_sent[peer] += message.numel()
+
+    def _start_point_to_point(self) -> None:
+        receives = [dist.P2POp(dist.irecv, self._in.messages[p], p, tag=self._tag) for p in self._in.peers]
+        sends = [dist.P2POp(dist.isend, self._out.messages[p], p, tag=self._tag) for p in self._out.peers]
+        works = dist.batch_isend_irecv(receives + sends)
+        if len(works) < len(receives) + len(sends):  # NCCL: one for all
+            self._receiving = [(self._in.peers, work) for work in works]
+            return
+        self._receiving = [((peer,), work) for peer, work in zip(self._in.peers, works, strict=False)]
+        self._sending = [((p,), work) for p, work in zip(self._out.peers, works[len(receives) :], strict=True)]
+
+    def _start_all_to_all(self) -> None:
+        sends, receives = self.bytes_per_example()
+        work = dist.all_to_all_single(
+            self._in.whole,
+            self._out.whole,
+            [self._in.batch * count for count in receives],
+            [self._out.batch * count for count in sends],
+            async_op=True,
+        )
+        self._receiving = [(self._in.peers, work)]
+
+    def finish(self) -> dict[int, torch.Tensor]:
+        """By rank: batch × numbers, flat; valid until the next `outgoing`. Raises WorkerError."""
+        if not self._started:
+            raise RuntimeError(f"exchange {self.transfer.name!r} was not started")
+        self._wait(self._receiving)
+        self._started = False
+        for peer, message in self._in.messages.items():
+            self.counters.bytes_received[peer] += message.numel()
+        self._in.unpack()
+        self._group.watchdog.progress()
+        return self._in.values
+
+    def drain(self) -> None:
+        """Wait until all that was sent has been taken. Raises WorkerError."""
+        self._wait(self._sending)
+
+    def _wait(self, works: list[tuple[tuple[int, ...], dist.Work]]) -> None:
+        for peers, work in works:
+            begin = time.perf_counter()
+            self._group.wait(work, peers, self.transfer.name)
+            if peers:
+                self.counters.seconds_waited[list(peers)] += (time.perf_counter() - begin) / len(peers)
+        works.clear()
+
+
+class Group:
+    """This process as one of P workers. A context manager: on an error it tells the others why, and always lets go.
+
+    Attributes:
+        rank: of this worker.
+        worker_names: P.
+        device: on which exchanged numbers lie.
+        watchdog: ends the process if it is stuck; `with group.watchdog.armed("request 7"):`.
+    """
+
+    def __init__(self, board: Board, device: torch.device, timeout_seconds: float) -> None:
+        self.rank = board.rank
+        self.worker_names = board.worker_names
+        self.device = device
+        self._board = board
+        self._timeout = timeout_seconds
+        self._exchanges: list[Exchange] = []
+        self._agreed: dict[str, int] = {}
+        self._closed = False
+        self._waiting: tuple[int, float] | None = None  # for whom, or −1; since when
+        self._noted = False
+        # A wait that never ends comes to its own line before.
+        self.watchdog = Watchdog(timeout_seconds + 1, self._stuck, self._note_long_wait)
+
+    @classmethod
+    def connect(
+        cls,
+        rank: int,
+        worker_names: Sequence[str],
+        *,
+        init_method: str | None = None,
+        timeout_seconds: float,
+        backend: str | None = None,
+    ) -> Group:
+        """Meet the other workers.
+
+        Args:
+            rank: which of `worker_names` this process is.
+            init_method: `file://…`, or `env://` for what torchrun sets; by default what `launch` says, else `env://`.
+            timeout_seconds: for the others to come, and later for each wait.
+            backend: `gloo` or `nccl`; by default `nccl` where every process of this machine can have a GPU.
+
+        Raises:
+            WorkerError: a wrong number of processes, one worker twice, someone missing, a port taken.
+        """
+        backend = backend or _default_backend()
+        _check_numbers(rank, worker_names)
+        store = _open_store(rank, worker_names, init_method or os.environ.get(INIT_METHOD, "env://"), timeout_seconds)
+        board = Board(store, rank, worker_names)
+        board.claim(backend, timeout_seconds)
+        device = torch.device("cpu")
+        if backend == "nccl":
+            device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+            torch.cuda.set_device(device)
+        try:
+            dist.init_process_group(
+                backend,
+                store=dist.PrefixStore("torch", store),
+                rank=rank,
+                world_size=len(worker_names),
+                timeout=timedelta(seconds=timeout_seconds),
+                device_id=device if backend == "nccl" else None,
+            )
+        except (RuntimeError, ValueError) as error:
+            line = f"{board.me}: no connections to the others by {backend}: {_first_line(error)}"
+            raise board.stopped() or board.stop(line) from None
+        return cls(board, device, timeout_seconds)
+
+    def exchange(self, transfer: Transfer, wire: str = "native") -> Exchange:
+        """An exchange of this program; every worker makes the same ones in the same order.
+
+        Args:
+            wire: `native`, or `float16` or `int8` for floating point numbers that are larger; see `wire.py`.
+        """
+        exchange = Exchange(self, transfer, wire, tag=len(self._exchanges) + 1)
+        self._exchanges.append(exchange)
+        return exchange
+
+    @property
+    def counters(self) -> Counters:
+        """The sum over all exchanges, as it is now."""
+        return Counters.total(len(self.worker_names), (exchange.counters for exchange in self._exchanges))
+
+    def reset(self) -> None:
+        """Count from zero."""
+        for exchange in self._exchanges:
+            exchange.counters.reset()
+
+    # How to send
+
+    def choose(self, exchanges: Sequence[Exchange], batch: int) -> str:
+        """Measure both ways of sending, use what is faster for the slowest worker from now on, and count from zero.
+
+        All-to-all is for exchanges in which every worker sends to every other; the rest goes point to point.
+
+        Raises:
+            WorkerError: workers do not expect what others send; a worker fails.
+        """
+        best = faster_way(self, exchanges, batch, (POINT_TO_POINT, ALL_TO_ALL))
+        self.reset()
+        return best
+
+    # All together
+
+    def barrier(self) -> None:
+        """Wait for all. Raises WorkerError."""
+        try:
+            work = dist.barrier(async_op=True, device_ids=[self.device.index] if self.device.type == "cuda" else None)
+        except RuntimeError as error:
+            raise self.failure(error, None, "a barrier") from None
+        self.wait(work, (), "a barrier")
+
+    def agree(self, key: str, value: str) -> list[str]:
+        """P; every worker's value. All call it in the same order; nothing but strings crosses.
+
+        Raises:
+            WorkerError: a worker stopped, or does not come in time.
+        """
+        self._agreed[key] = self._agreed.get(key, 0) + 1
+        found = self._board.collect(f"{key}/{self._agreed[key]}", value, self._timeout)
+        self.watchdog.progress()
+        return found
+
+    # Waiting and failing
+
+    def wait(self, work: Any, peers: tuple[int, ...], what: str) -> None:
+        """Wait for what was started; `peers` and `what` are for the error's line. Raises WorkerError."""
+        peer = peers[0] if len(peers) == 1 else None
+        self._waiting = (-1 if peer is None else peer, time.monotonic())
+        try:
+            work.wait(timedelta(seconds=self._timeout))
+        except RuntimeError as error:
+            raise self.failure(error, peer, what) from None
+        finally:
+            self._waiting = None
+
+    def stop(self, line: str) -> WorkerError:
+        """Tell all why this worker ends; the error to raise, which gives another worker's reason if that came first."""
+        return self._board.stop(line)
+
+    def failure(self, error: Exception, peer: int | None, what: str) -> WorkerError:
+        """The error to raise for one of torch.distributed: one line, known to all, the first worker's cause."""
+        if isinstance(error, WorkerError):
+            return error
+        self.watchdog.disarm()
+        if "timed out" in str(error).lower() or "timeout" in str(error).lower():
+            return self._board.stopped() or self._board.stop(self._hangs(peer, what))
+        # Who leaves on purpose says why before, or soon after.
+        stopped = self._board.stopped(REASON_SECONDS)
+        return stopped or self._board.stop(self._broke(peer, what, error))
+
+    def _hangs(self, peer: int | None, what: str) -> str:
+        culprits = self._board.culprits(-1 if peer is None else peer)
+        waited = f"{self._board.me}: waited {self._timeout:g} s for {what!r}"
+        if not culprits:
+            return f"{waited}; the workers wait for each other"
+        direct = (
+            "" if peer is None or culprits == [peer] else f" of worker {self.worker_names[peer]!r}, which waits too"
+        )
+        return f"{waited}{direct}; {self._named(culprits)} hangs or is too slow: look there, or raise the timeout"
+
+    def _broke(self, peer: int | None, what: str, error: Exception) -> str:
+        broken = [peer] if peer is not None else self._unreachable()
+        if not broken:
+            return f"{self._board.me}: exchanging {what!r} failed: {_first_line(error)}"
+        lost = f"the connection to {self._named(broken)} broke while waiting for its part of {what!r}"
+        return f"{self._board.me}: {lost}; it has died or left"
+
+    def _unreachable(self) -> list[int]:
+        """Ranks of those to whom the connection is broken."""
+        found = []
+        for rank in range(len(self.worker_names)):
+            if rank != self.rank:
+                try:
+                    dist.irecv(torch.empty(1, dtype=torch.uint8, device=self.device), rank, tag=_PROBE_TAG)
+                except RuntimeError:
+                    found.append(rank)
+        return found
+
+    def _named(self, ranks: Sequence[int]) -> str:
+        names = ", ".join(repr(self.worker_names[rank]) for rank in ranks)
+        return f"worker {names}" if len(ranks) == 1 else f"one of the workers {names}"
+
+    def _note_long_wait(self) -> None:
+        """Let the others know for whom this worker has been waiting for long; from the watchdog's thread."""
+        waiting = self._waiting
+        is_long = waiting is not None and time.monotonic() - waiting[1] > self._timeout / 2
+        if is_long != self._noted and not self._closed:
+            self._noted = is_long
+            self._board.waits(waiting[0] if waiting is not None and is_long else None)
+
+    def _stuck(self, what: str) -> str:
+        line = f"{self._board.me}: stuck for {self.watchdog.seconds:g} s in {what}, not waiting for others"
+        return str(self._board.stop(line))
+
+    # The end
+
+    def close(self, cause: str | None = None) -> None:
+        """Leave the group once all that was sent has been taken; with a cause leave at once, and tell the others.
+
+        Raises:
+            WorkerError: another worker does not come to the end.
+        """
+        if self._closed:
+            return
+        self.watchdog.disarm()
+        try:
+            if cause is not None:
+                self._board.first("cause", cause)
+            else:
+                for exchange in self._exchanges:
+                    exchange.drain()
+                self.barrier()  # the store ends with the worker that holds it
+        finally:
+            self._closed = True
+            self.watchdog.close()
+            _let_go()
+
+    def __enter__(self) -> Group:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if error is None:
+            self.close()
+        elif isinstance(error, WorkerError):
+            self.close(str(error))
+        else:
+            self.close(f"{self._board.me}: {type(error).__name__}: {_first_line(error)}")
+
+
+def _check_numbers(rank: int, worker_names: Sequence[str]) -> None:
+    """Refuse names, a rank or a number of processes that do not fit together. Raises WorkerError."""
+    num_workers = len(worker_names)
+    if len(set(worker_names)) != num_workers:
+        raise WorkerError(f"worker names {', '.join(worker_names)} are not all different; rename one")
+    if not 0 <= rank < num_workers:
+        raise WorkerError(f"rank {rank} is no worker of {num_workers}; start {num_workers} processes, ranks from 0")
+    processes = os.environ.get("WORLD_SIZE", str(num_workers))
+    if processes != str(num_workers):
+        line = f"worker {worker_names[rank]!r}: WORLD_SIZE is {processes}, but there are {num_workers} workers"
+        raise WorkerError(f"{line}; start {num_workers} processes")
+
+
+def _open_store(rank: int, worker_names: Sequence[str], init_method: str, seconds: float) -> dist.Store:
+    """The store by which workers meet. Raises WorkerError."""
+    me, num_workers = f"worker {worker_names[rank]!r}", len(worker_names)
+    try:
+        if init_method.startswith("file://"):
+            return dist.FileStore(init_method.removeprefix("file://"), num_workers)
+        if init_method != "env://":
+            raise WorkerError(f"{me}: init method {init_method!r} is unknown; give file://PATH or env://")
+        host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        # torchrun may hold the store itself, for several attempts.
+        by_agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+        holds, limit = rank == 0 and not by_agent, timedelta(seconds=seconds)
+        store = within(seconds, lambda: dist.TCPStore(host, port, num_workers, holds, limit, wait_for_workers=False))
+        return dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    except (KeyError, ValueError):
+        raise WorkerError(f"{me}: MASTER_ADDR or MASTER_PORT is not set; start it by launch or torchrun") from None
+    except (RuntimeError, TimeoutError) as error:
+        if isinstance(error, WorkerError):
+            raise
+        if init_method != "env://":
+            raise WorkerError(f"{me}: {init_method} cannot be used: {_first_line(error)}") from None
+        if "EADDRINUSE" in str(error):
+            line = f"{me}: port {port} on {host} is taken; choose another MASTER_PORT"
+            raise WorkerError(line) from None
+        holder = "torchrun" if by_agent else f"worker {worker_names[0]!r}"
+        line = f"{me}: {holder} does not answer at {host}:{port} within {seconds:g} s ({_first_line(error)})"
+        raise WorkerError(f"{line}; check that it runs, MASTER_ADDR, and that no other program has the port") from None
+
+
+def _default_backend() -> str:
+    on_machine = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return "nccl" if dist.is_nccl_available() and torch.cuda.device_count() >= on_machine else "gloo"
+
+
+def _let_go() -> None:
+    """Destroy the process group; with broken connections that may hang."""
+    try:
+        within(5.0, dist.destroy_process_group)
+    except (RuntimeError, TimeoutError) as error:
+        sys.stderr.write(f"the process group was not destroyed: {_first_line(error)}\n")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or "no message").splitlines()[0]

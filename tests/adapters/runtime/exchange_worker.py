@@ -1,0 +1,176 @@
+"""What the processes of test_exchange.py run: `exchange_worker.py SCENARIO [FOLDER]`; each prints one JSON object."""
+
+import json
+import os
+import signal
+import sys
+import time
+
+from adapters.runtime.exchange import ALL_TO_ALL, POINT_TO_POINT, Group, Transfer, WorkerError
+
+import torch  # after exchange, which quiets it
+
+NAMES = ("anna", "bert", "cleo")
+RANK = int(os.environ["RANK"])
+SECONDS = 3.0
+F32 = torch.float32
+
+#: (from, to): numbers per example.
+UNEVEN = {(0, 1): 2, (0, 2): 3, (1, 0): 1, (2, 1): 4}
+FULL = {(0, 1): 1, (0, 2): 2, (1, 0): 3, (1, 2): 4, (2, 0): 5, (2, 1): 6}
+
+
+def transfer(name, links, dtype=F32):
+    sends = {to: count for (at, to), count in links.items() if at == RANK}
+    receives = {at: count for (at, to), count in links.items() if to == RANK}
+    return Transfer(name, sends, receives, dtype)
+
+
+def request(exchange, batch, start=0):
+    """Send the numbers `start` + 100 · from + 10 · to + 0, 1, …; what came, by rank."""
+    fill(exchange, batch, start)
+    exchange.start()
+    return plain(exchange.finish())
+
+
+def fill(exchange, batch, start=0):
+    for to, values in exchange.outgoing(batch).items():
+        values.copy_(start + 100 * RANK + 10 * to + torch.arange(values.numel()))
+
+
+def plain(received):
+    return {str(at): values.tolist() for at, values in received.items()}
+
+
+def counted(counters):
+    return {name: array.tolist() for name, array in vars(counters).items() if name != "seconds_waited"}
+
+
+def sent_right():
+    found = {}
+    with Group.connect(RANK, NAMES, timeout_seconds=20) as group:
+        uneven, full = group.exchange(transfer("uneven", UNEVEN)), group.exchange(transfer("full", FULL))
+        found["uneven"] = [request(uneven, batch) for batch in (1, 3, 2)]
+        found["uneven counters"] = counted(uneven.counters)
+        for way in (POINT_TO_POINT, ALL_TO_ALL):
+            full.way = way
+            full.counters.reset()
+            found[way] = [request(full, batch) for batch in (2, 1, 2, 0)]
+            found[way + " counters"] = counted(full.counters)
+        found["total"] = counted(group.counters)
+        fill(uneven, 1, 1000)
+        fill(full, 1, 2000)
+        uneven.start()
+        full.start()
+        found["in flight"] = [plain(full.finish()), plain(uneven.finish())]
+        found["ahead"] = ahead(group)
+        found["wires"] = wires(group)
+        found["chosen"] = group.choose([uneven, full], 4)
+        found["ways"] = [uneven.way, full.way]
+        found["after choosing"] = counted(group.counters)
+        found["agreed"] = [group.agree("name", NAMES[RANK]), group.agree("name", f"{RANK}")]
+        wrong = {0: 3} if RANK == 1 else {}  # anna sends bert two numbers
+        exchange = group.exchange(Transfer("wrong", {1: 2} if RANK == 0 else {}, wrong, F32))
+        try:
+            group.choose([exchange], 1)
+        except WorkerError as error:
+            found["wrong"] = str(error)
+            raise SystemExit(report(found)) from None
+
+
+def ahead(group):
+    """anna sends bert 1000 numbers twenty times; bert is slow; anna takes part in nothing else."""
+    exchange = group.exchange(transfer("ahead", {(0, 1): 1000}))
+    came = []
+    for number in range(20):
+        if RANK == 1:
+            time.sleep(0.005)
+        came.append({at: (min(values), max(values)) for at, values in request(exchange, 1, 5000 * number).items()})
+    return came
+
+
+def wires(group):
+    """The four numbers that each sends the next one, two examples, through every wire; integers too."""
+    ring = {(0, 1): 2, (1, 2): 2, (2, 0): 2}
+    found = {}
+    for wire, dtype in (("float16", F32), ("int8", F32), ("int8", torch.int64)):
+        exchange = group.exchange(transfer(f"{wire} {dtype}", ring, dtype), wire)
+        for batch, numbers in ((2, (1.27, 0.1234, 0.0, 0.0)), (1, (float("inf"), 1.0))):
+            for values in exchange.outgoing(batch).values():
+                values.copy_(
+                    torch.tensor(numbers).nan_to_num(posinf=70000) if wire != "int8" else torch.tensor(numbers)
+                )
+            exchange.start()
+            came = exchange.finish()[(RANK + 2) % 3]
+            found[f"{wire} {dtype} {batch}"] = [repr(value) for value in came.tolist()]
+        found[f"{wire} {dtype} bytes"] = exchange.counters.bytes_sent.tolist()
+    return found
+
+
+def refused(folder):
+    """Five starts that cannot work, each with a file of its own."""
+    found = {}
+
+    def attempt(name, rank=RANK, names=NAMES, method=None, **environment):
+        before = dict(os.environ)
+        os.environ.update(environment)
+        try:
+            method = method or f"file://{folder}/{name.replace(' ', '-')}"
+            with Group.connect(rank, names, init_method=method, timeout_seconds=1.5):
+                found[name] = "connected"
+        except WorkerError as error:
+            found[name] = str(error)
+        os.environ.clear()
+        os.environ.update(before)
+
+    attempt("world size", WORLD_SIZE="4")
+    attempt("twice", rank=min(RANK, 1))
+    attempt("other names", names=("anna", "bert", "zoe") if RANK == 1 else NAMES)
+    if RANK < 2:
+        attempt("missing")
+    port = os.environ["TAKEN_PORT"]
+    attempt("port", method="env://", MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+    report(found)
+
+
+def killed(_):
+    """cleo is killed while anna waits for her, and bert for anna."""
+    with Group.connect(RANK, NAMES, timeout_seconds=10) as group:
+        exchange = group.exchange(transfer("conv1", {(2, 0): 5, (0, 1): 1}))
+        request(exchange, 1)
+        if RANK == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if RANK == 0:
+            exchange.outgoing(1)
+            waiting = group.exchange(transfer("conv2", {(2, 0): 5}))
+            request(waiting, 1)
+        request(exchange, 1)
+
+
+def hanging(_):
+    """cleo stops; bert began to wait for anna before anna waits for her."""
+    with Group.connect(RANK, NAMES, timeout_seconds=SECONDS) as group:
+        group.barrier()
+        if RANK == 2:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        exchange = group.exchange(transfer("conv1", {(2, 0): 5}))
+        later = group.exchange(transfer("conv2", {(0, 1): 1}))
+        if RANK == 0:
+            time.sleep(0.4)
+            request(exchange, 1)
+        request(later, 1)
+
+
+def report(found):
+    print(json.dumps(found))
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        {"right": lambda _: sent_right(), "refused": refused, "killed": killed, "hanging": hanging}[sys.argv[1]](
+            sys.argv[2] if len(sys.argv) > 2 else None
+        )
+    except WorkerError as error:
+        sys.stderr.write(f"{error}\n")
+        raise SystemExit(1) from None
