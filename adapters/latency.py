@@ -81,6 +81,22 @@ def _nothing_but(name: str, num_bytes: FloatArray) -> Stage:
     return Stage(f"(no layer) {name}", np.zeros_like(num_bytes), num_bytes, np.zeros(len(num_bytes)))
 
 
+def calibrate(num_workers: int, batch: int = 64, timeout_seconds: float = 300.0) -> Cluster:
+    """The cluster of so many processes on this machine, measured (`adapters.runtime.calibrate`).
+
+    Args:
+        batch: examples at a time of the layer whose speed is measured.
+        timeout_seconds: for all of it.
+
+    Raises:
+        InputError: numbers that nothing can be measured with.
+        WorkerError: a process failed.
+    """
+    from adapters.runtime.calibrate import local
+
+    return local(num_workers, batch=batch, timeout_seconds=timeout_seconds)
+
+
 # What a plan is compared with: no weight dropped.
 
 

@@ -8,13 +8,17 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
+from adapters.stages import Stage, timed
 from formulations.cluster import Cluster
 
-#: A card that reaches this share of what its links carry one by one sets no limit.
+FloatArray = NDArray[np.float64]
+
+#: Cards that reach this share of what is expected set no limit.
 CARD_SHARE = 0.9
 
 
@@ -95,4 +99,57 @@ def cluster(
         seconds,
         layer_seconds=np.array([found.layer_seconds for found in computing]),
         **{key: np.array(limits) for key, limits in cards.items()},
+    )
+
+
+def rounded(measured: Cluster) -> Cluster:
+    """To four digits, more than any of them is good for."""
+
+    def four(values: FloatArray) -> FloatArray:
+        return np.vectorize(lambda value: float(f"{value:.4g}"), otypes=[float])(values)
+
+    names = ("macs_per_second", "bytes_per_second", "seconds", "layer_seconds")
+    cards = ("egress_bytes_per_second", "ingress_bytes_per_second")
+    arrays = {name: four(getattr(measured, name)) for name in (*names, *cards)}
+    return replace(measured, price=np.zeros((0, 0)), **arrays)  # prices follow
+
+
+# Everyone sends at once
+
+
+def bytes_for_all(measured: Cluster, seconds: float) -> FloatArray:
+    """P×P (from, to): what all can send to all at once in about this time, as far as links and cards alone say.
+
+    Args:
+        measured: of at least two workers.
+    """
+    off_diagonal = ~np.eye(measured.num_workers, dtype=bool)
+    rates = np.where(off_diagonal, measured.bytes_per_second, 0.0)
+    out, into = (
+        measured.egress_bytes_per_second / rates.sum(axis=1),
+        measured.ingress_bytes_per_second / rates.sum(axis=0),
+    )
+    share = np.minimum(out[:, None], into)
+    return np.ceil(seconds * rates * np.minimum(share, 1.0))
+
+
+def with_all_at_once(measured: Cluster, num_bytes: FloatArray, seconds: float) -> Cluster:
+    """The cluster whose cards carry no more than they did when all workers sent to all.
+
+    Workers may share more than a card, such as a machine or a switch. What that costs when all send falls to every
+    card alike, since layers send from most workers to most.
+
+    Args:
+        num_bytes: P×P (from, to); what was sent.
+        seconds: until the last of it was there.
+    """
+    nothing = np.zeros(measured.num_workers)
+    expected = timed([Stage("all", np.zeros_like(num_bytes), num_bytes, nothing)], measured).total
+    if expected >= CARD_SHARE * seconds:
+        return measured
+    card_seconds = seconds - measured.seconds.max()
+    return replace(
+        measured,
+        egress_bytes_per_second=num_bytes.sum(axis=1) / card_seconds,
+        ingress_bytes_per_second=num_bytes.sum(axis=0) / card_seconds,
     )

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import math
+import tomllib
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from adapters.runtime.rates import Computing, Message, card_limit, cluster
+from adapters.latency import calibrate
+from adapters.runtime.calibrate import main
+from adapters.runtime.rates import Computing, Message, bytes_for_all, card_limit, cluster, rounded, with_all_at_once
+from formulations import Cluster
 
 
 def _message(num_bytes: int, seconds: float, short: float = 0.5) -> Message:
@@ -61,3 +66,110 @@ def test_clusters_of_one_and_two() -> None:
     two = cluster("ab", [Computing(1.0, 0.0)] * 2, links, [], [])
     assert two.bytes_per_second.tolist() == [[0, 10], [20, 0]]
     assert two.ingress_bytes_per_second.tolist() == [np.inf, np.inf]
+
+
+def _three(**cards: list[float]) -> Cluster:
+    """Links of 10 bytes a second and half a second."""
+    arrays = {key: np.array(limits) for key, limits in cards.items()}
+    square = (3, 3)
+    return Cluster(("a", "b", "c"), np.ones(3), np.full(3, -1), np.full(square, 10.0), np.full(square, 0.5), **arrays)
+
+
+def test_what_all_can_send_at_once_by_hand() -> None:
+    """In 2 seconds 20 bytes by each link; half of it where a card carries half of its two links, each way."""
+    assert bytes_for_all(_three(), 2.0).tolist() == [[0, 20, 20], [20, 0, 20], [20, 20, 0]]
+    cards = {"egress_bytes_per_second": [10.0, 20.0, np.inf], "ingress_bytes_per_second": [np.inf, np.inf, 5.0]}
+    assert bytes_for_all(_three(**cards), 2.0).tolist() == [[0, 10, 5], [20, 0, 5], [20, 20, 0]]
+
+
+def test_what_workers_share_beside_cards_by_hand() -> None:
+    """All at once took as long as expected, or nearly; or twice as long, and every card carries what it then did."""
+    num_bytes = bytes_for_all(_three(), 2.0)
+    assert with_all_at_once(_three(), num_bytes, 2.5).egress_bytes_per_second.tolist() == [np.inf] * 3
+    assert with_all_at_once(_three(), num_bytes, 2.5 / 0.9).egress_bytes_per_second.tolist() == [np.inf] * 3
+    num_bytes[0, 1] = 10
+    found = with_all_at_once(_three(), num_bytes, 4.5)
+    assert found.egress_bytes_per_second.tolist() == [30 / 4, 40 / 4, 40 / 4]
+    assert found.ingress_bytes_per_second.tolist() == [40 / 4, 30 / 4, 40 / 4]
+    assert found.bytes_per_second.tolist() == _three().bytes_per_second.tolist()
+
+
+def test_four_digits_and_no_more() -> None:
+    """Of every number; no limit stays none, and prices follow the rates that are written."""
+    odd = Cluster(("a", "b"), [12345.6, 1.0], [-1, -1], [[0, 98765.4], [1 / 3, 0]], [[0, 1e-9], [0, 0]],
+                  egress_bytes_per_second=[np.inf, 1.23456])  # fmt: skip
+    found = rounded(odd)
+    assert found.macs_per_second.tolist() == [12350, 1]
+    assert found.bytes_per_second.tolist() == [[0, 98770], [0.3333, 0]]
+    assert found.seconds.tolist() == odd.seconds.tolist()
+    assert found.egress_bytes_per_second.tolist() == [np.inf, 1.235]
+    assert found.price.tolist() == Cluster.from_table(found.to_table()).price.tolist()
+    assert found.price.tolist() != odd.price.tolist()
+
+
+# On real processes
+
+
+def test_two_processes_are_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The file has both workers and both links, and says what was measured; nothing else is printed."""
+    out = tmp_path / "cluster.toml"
+    assert main(["--local", "2", "--names", "anna,bert", "--batch", "8", "--timeout", "60", "--out", str(out)]) == 0
+    found, text = Cluster.read(out), out.read_text()
+    assert capsys.readouterr() == ("", "")
+    assert text.startswith("# Measured by adapters.runtime.calibrate with torch ")
+    assert "batch 8, float32\n# on cpu, threads per worker 1;" in text
+    assert found.worker_names == ("anna", "bert")
+    off_diagonal = ~np.eye(2, dtype=bool)
+    for measured in (found.macs_per_second, found.layer_seconds, found.bytes_per_second, found.seconds):
+        values = measured[off_diagonal] if measured.ndim == 2 else measured
+        assert np.isfinite(values).all()
+        assert (values > 0).all()
+    assert (found.egress_bytes_per_second > 0).all()
+    assert (found.ingress_bytes_per_second > 0).all()
+    workers = tomllib.loads(text)["worker"]
+    assert all("memory_bytes" not in worker for worker in workers)
+
+
+def test_from_python() -> None:
+    """One process has no links, and its speed is not that of a worker of `--workers`."""
+    found = calibrate(1, batch=2, timeout_seconds=60)
+    assert found.worker_names == ("w0",)
+    assert found.macs_per_second[0] != Cluster.equal(1).macs_per_second[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "mentioned"),
+    [
+        ([], "start it with torchrun, or give --local P"),
+        (["--local", "0"], "0 workers"),
+        (["--local", "2", "--batch", "0"], "batch has 0"),
+        (["--local", "2", "--timeout", "nan"], "timeout is nan"),
+        (["--local", "2", "--names", "a"], "'a' are not 2"),
+        (["--local", "2", "--names", "a,a"], "'a,a' are not 2"),
+        (["--local", "2", "--names", "a,"], "'a,' are not 2"),
+        (["--local", "2", "--threads", "3"], "--threads"),
+    ],
+)
+def test_what_cannot_be_measured_is_bad_input(
+    options: list[str],
+    mentioned: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One line, and no process is started."""
+    monkeypatch.delenv("RANK", raising=False)
+    assert main([*options, "--out", str(tmp_path / "c.toml")]) == 2
+    error = capsys.readouterr().err
+    assert mentioned in error
+    assert len(error.splitlines()) == 1
+    assert not (tmp_path / "c.toml").exists()
+
+
+def test_a_worker_that_fails_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """No time to start in: one line, exit 1, no file."""
+    assert main(["--local", "2", "--timeout", "0.01", "--out", str(tmp_path / "c.toml")]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("failed: worker ")
+    assert len(error.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
