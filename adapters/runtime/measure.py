@@ -20,7 +20,8 @@ import numpy as np
 import torch
 
 from adapters.runtime import rates
-from adapters.runtime.exchange import Exchange, Group, Transfer
+from adapters.runtime.exchange import Exchange, Group
+from adapters.runtime.messages import Transfer
 from adapters.runtime.rates import Computing, FloatArray, Message
 from formulations.cluster import Cluster
 

@@ -88,8 +88,10 @@ def cluster(
     for ends, message in links.items():
         rates[ends], seconds[ends] = message.bytes_per_second, message.seconds
     cards = {
-        "egress_bytes_per_second": [card_limit(m.bytes_per_second, rates[p]) for p, m in enumerate(sent)],
-        "ingress_bytes_per_second": [card_limit(m.bytes_per_second, rates[:, p]) for p, m in enumerate(received)],
+        "egress_bytes_per_second": [card_limit(m.bytes_per_second, rates[p].tolist()) for p, m in enumerate(sent)],
+        "ingress_bytes_per_second": [
+            card_limit(m.bytes_per_second, rates[:, p].tolist()) for p, m in enumerate(received)
+        ],
     }
     return Cluster(
         tuple(names),
