@@ -31,11 +31,17 @@ class Board:
         me: this worker, for messages.
     """
 
-    def __init__(self, store: Any, rank: int, worker_names: Sequence[str]) -> None:
+    def __init__(self, store: Any, rank: int, worker_names: Sequence[str], keeper: str) -> None:
+        """
+        Args:
+            store: of torch.distributed.
+            keeper: who keeps it, for messages.
+        """
         self.rank = rank
         self.worker_names = tuple(worker_names)
         self.me = f"worker {worker_names[rank]!r}"
         self._store = store
+        self._keeper = keeper
         self._broken = False
 
     def put(self, key: str, value: str) -> None:
@@ -97,7 +103,7 @@ class Board:
         Raises:
             WorkerError: a worker stopped or does not come in time, or the store is gone.
         """
-        until = time.monotonic() + seconds
+        begin = time.monotonic()
         self.put(f"{key}/{self.rank}", value)
         found: dict[int, str] = {}
         while len(found) < len(self.worker_names):
@@ -106,19 +112,20 @@ class Board:
                 if note is not None:
                     found[rank] = note
             if len(found) < len(self.worker_names):
-                self._check_collecting(key, [r for r in range(len(self.worker_names)) if r not in found], until, hint)
+                missing = [rank for rank in range(len(self.worker_names)) if rank not in found]
+                self._check_collecting(key, missing, begin, seconds, hint)
                 time.sleep(0.005)
         return [found[rank] for rank in range(len(self.worker_names))]
 
-    def _check_collecting(self, key: str, missing: Sequence[int], until: float, hint: str) -> None:
+    def _check_collecting(self, key: str, missing: Sequence[int], begin: float, seconds: float, hint: str) -> None:
         stopped = self.stopped()
         if stopped is not None:
             raise stopped
         if self._broken:
-            raise WorkerError(f"{self.me}: the store that worker {self.worker_names[0]!r} or torchrun holds is gone")
-        if time.monotonic() > until:
+            raise WorkerError(f"{self.me}: {self._keeper}, by which workers meet, does not answer; it has died or left")
+        if time.monotonic() > begin + seconds:
             names = " and ".join(f"worker {self.worker_names[rank]!r}" for rank in missing)
-            raise self.stop(f"{self.me}: {names} did not come to {key!r} in time; {hint}")
+            raise self.stop(f"{self.me}: {names} did not come to {key!r} within {seconds:g} s; {hint}")
 
     # Failing
 
@@ -157,3 +164,37 @@ class Board:
         if peer < 0:
             return [rank for rank, note in enumerate(notes) if not note]
         return [] if notes[peer] else [peer]
+
+    # What is the matter
+
+    def hangs(self, peer: int | None, what: str, seconds: float) -> str:
+        """The line of a worker that waited in vain, for `peer` or for all."""
+        culprits = self.culprits(-1 if peer is None else peer)
+        waited = f"{self.me}: waited {seconds:g} s for {what!r}"
+        if not culprits:
+            return f"{waited}; the workers wait for each other"
+        if peer is not None and culprits != [peer]:
+            waited += f" of worker {self.worker_names[peer]!r}, which waits too"
+        return f"{waited}; {self._named(culprits)} hangs or is too slow: look there, or raise the timeout"
+
+    def lost(self, peers: Sequence[int], what: str) -> str:
+        """The line of a worker whose connections to `peers` broke."""
+        broke = f"the connection to {self._named(peers)} broke while waiting for its part of {what!r}"
+        return f"{self.me}: {broke}; it has died or left"
+
+    def _named(self, ranks: Sequence[int]) -> str:
+        names = ", ".join(repr(self.worker_names[rank]) for rank in ranks)
+        return f"worker {names}" if len(ranks) == 1 else f"one of the workers {names}"
+
+
+def check_numbers(rank: int, worker_names: Sequence[str]) -> None:
+    """Refuse names, a rank or a number of processes that do not fit together. Raises WorkerError."""
+    num_workers = len(worker_names)
+    if len(set(worker_names)) != num_workers:
+        raise WorkerError(f"worker names {', '.join(worker_names)} are not all different; rename one")
+    if not 0 <= rank < num_workers:
+        raise WorkerError(f"rank {rank} is none of {num_workers} workers; start {num_workers} processes, ranks from 0")
+    processes = os.environ.get("WORLD_SIZE", str(num_workers))
+    if processes != str(num_workers):
+        line = f"worker {worker_names[rank]!r}: WORLD_SIZE is {processes}, but there are {num_workers} workers"
+        raise WorkerError(f"{line}; start {num_workers} processes")

@@ -22,11 +22,12 @@ os.environ.setdefault("TORCH_NCCL_BLOCKING_WAIT", "1")
 import torch
 import torch.distributed as dist
 
-from adapters.runtime.board import REASON_SECONDS, Board
+from adapters.runtime.board import REASON_SECONDS, Board, check_numbers
 from adapters.runtime.choice import faster_way
 from adapters.runtime.failures import Watchdog, WorkerError, within
 from adapters.runtime.launch import INIT_METHOD
 from adapters.runtime.messages import Buffer, Counters, Transfer
+from formulations.errors import InputError
 
 POINT_TO_POINT, ALL_TO_ALL = "point to point", "all to all"
 
@@ -54,6 +55,7 @@ class Exchange:
         self._out = Buffer(transfer.sends, transfer.dtype, wire, group.device)
         self._in = Buffer(transfer.receives, transfer.dtype, wire, group.device)
         self._started = False
+        self._operations: list[dist.P2POp] = []
         # What is under way: with whom, and what to wait for.
         self._sending: list[tuple[tuple[int, ...], dist.Work]] = []
         self._receiving: list[tuple[tuple[int, ...], dist.Work]] = []
@@ -74,8 +76,12 @@ class Exchange:
         if self._started:
             raise RuntimeError(f"exchange {self.transfer.name!r} is under way; finish it first")
         self.drain()
-        self._out.resize(batch)
-        self._in.resize(batch)
+        if batch != self._out.batch:
+            self._out.resize(batch)
+            self._in.resize(batch)
+            tag = self._tag
+            self._operations = [dist.P2POp(dist.irecv, m, peer, tag=tag) for peer, m in self._in.messages.items()]
+            self._operations += [dist.P2POp(dist.isend, m, peer, tag=tag) for peer, m in self._out.messages.items()]
         return self._out.values
 
     def start(self) -> None:
@@ -96,14 +102,14 @@ class Exchange:
             self.counters.bytes_sent[peer] += message.numel()
 
     def _start_point_to_point(self) -> None:
-        receives = [dist.P2POp(dist.irecv, self._in.messages[p], p, tag=self._tag) for p in self._in.peers]
-        sends = [dist.P2POp(dist.isend, self._out.messages[p], p, tag=self._tag) for p in self._out.peers]
-        works = dist.batch_isend_irecv(receives + sends)
-        if len(works) < len(receives) + len(sends):  # NCCL: one for all
+        works = dist.batch_isend_irecv(self._operations)
+        if len(works) < len(self._operations):  # NCCL: one for all
             self._receiving = [(self._in.peers, work) for work in works]
             return
-        self._receiving = [((peer,), work) for peer, work in zip(self._in.peers, works, strict=False)]
-        self._sending = [((p,), work) for p, work in zip(self._out.peers, works[len(receives) :], strict=True)]
+        for peer, work in zip(self._in.peers, works, strict=False):
+            self._receiving.append(((peer,), work))
+        for peer, work in zip(self._out.peers, works[len(self._in.peers) :], strict=True):
+            self._sending.append(((peer,), work))
 
     def _start_all_to_all(self) -> None:
         sends, receives = self.bytes_per_example()
@@ -136,8 +142,9 @@ class Exchange:
         for peers, work in works:
             begin = time.perf_counter()
             self._group.wait(work, peers, self.transfer.name)
-            if peers:
-                self.counters.seconds_waited[list(peers)] += (time.perf_counter() - begin) / len(peers)
+            seconds = time.perf_counter() - begin
+            for peer in peers:
+                self.counters.seconds_waited[peer] += seconds / len(peers)
         works.clear()
 
 
@@ -187,9 +194,10 @@ class Group:
             WorkerError: a wrong number of processes, one worker twice, someone missing, a port taken.
         """
         backend = backend or _default_backend()
-        _check_numbers(rank, worker_names)
-        store = _open_store(rank, worker_names, init_method or os.environ.get(INIT_METHOD, "env://"), timeout_seconds)
-        board = Board(store, rank, worker_names)
+        check_numbers(rank, worker_names)
+        method = init_method or os.environ.get(INIT_METHOD, "env://")
+        store, keeper = _open_store(rank, worker_names, method, timeout_seconds)
+        board = Board(store, rank, worker_names, keeper)
         board.claim(backend, timeout_seconds)
         device = torch.device("cpu")
         if backend == "nccl":
@@ -206,7 +214,8 @@ class Group:
             )
         except (RuntimeError, ValueError) as error:
             line = f"{board.me}: no connections to the others by {backend}: {_first_line(error)}"
-            raise board.stopped() or board.stop(line) from None
+            hint = "; GLOO_SOCKET_IFNAME names the network interface to use" if backend == "gloo" else ""
+            raise board.stopped() or board.stop(line + hint) from None
         return cls(board, device, timeout_seconds)
 
     def exchange(self, transfer: Transfer, wire: str = "native") -> Exchange:
@@ -214,7 +223,15 @@ class Group:
 
         Args:
             wire: `native`, or `float16` or `int8` for floating point numbers that are larger; see `wire.py`.
+
+        Raises:
+            InputError: no such wire, or no such other worker.
         """
+        for peer in (*transfer.sends, *transfer.receives):
+            if peer == self.rank or not 0 <= peer < len(self.worker_names):
+                raise InputError(
+                    f"{transfer.name} goes between worker {self.rank} and {peer}, which is no other worker"
+                )
         exchange = Exchange(self, transfer, wire, tag=len(self._exchanges) + 1)
         self._exchanges.append(exchange)
         return exchange
@@ -287,27 +304,14 @@ class Group:
             return error
         self.watchdog.disarm()
         if "timed out" in str(error).lower() or "timeout" in str(error).lower():
-            return self._board.stopped() or self._board.stop(self._hangs(peer, what))
+            return self._board.stopped() or self._board.stop(self._board.hangs(peer, what, self._timeout))
         # Who leaves on purpose says why before, or soon after.
-        stopped = self._board.stopped(REASON_SECONDS)
-        return stopped or self._board.stop(self._broke(peer, what, error))
-
-    def _hangs(self, peer: int | None, what: str) -> str:
-        culprits = self._board.culprits(-1 if peer is None else peer)
-        waited = f"{self._board.me}: waited {self._timeout:g} s for {what!r}"
-        if not culprits:
-            return f"{waited}; the workers wait for each other"
-        direct = (
-            "" if peer is None or culprits == [peer] else f" of worker {self.worker_names[peer]!r}, which waits too"
-        )
-        return f"{waited}{direct}; {self._named(culprits)} hangs or is too slow: look there, or raise the timeout"
-
-    def _broke(self, peer: int | None, what: str, error: Exception) -> str:
-        broken = [peer] if peer is not None else self._unreachable()
+        if stopped := self._board.stopped(REASON_SECONDS):
+            return stopped
+        broken = self._unreachable() if peer is None else [peer]
         if not broken:
-            return f"{self._board.me}: exchanging {what!r} failed: {_first_line(error)}"
-        lost = f"the connection to {self._named(broken)} broke while waiting for its part of {what!r}"
-        return f"{self._board.me}: {lost}; it has died or left"
+            return self._board.stop(f"{self._board.me}: exchanging {what!r} failed: {_first_line(error)}")
+        return self._board.stop(self._board.lost(broken, what))
 
     def _unreachable(self) -> list[int]:
         """Ranks of those to whom the connection is broken."""
@@ -320,14 +324,10 @@ class Group:
                     found.append(rank)
         return found
 
-    def _named(self, ranks: Sequence[int]) -> str:
-        names = ", ".join(repr(self.worker_names[rank]) for rank in ranks)
-        return f"worker {names}" if len(ranks) == 1 else f"one of the workers {names}"
-
     def _note_long_wait(self) -> None:
         """Let the others know for whom this worker has been waiting for long; from the watchdog's thread."""
         waiting = self._waiting
-        is_long = waiting is not None and time.monotonic() - waiting[1] > self._timeout / 2
+        is_long = waiting is not None and time.monotonic() - waiting[1] > self._timeout / 4
         if is_long != self._noted and not self._closed:
             self._noted = is_long
             self._board.waits(waiting[0] if waiting is not None and is_long else None)
@@ -371,33 +371,22 @@ class Group:
             self.close(f"{self._board.me}: {type(error).__name__}: {_first_line(error)}")
 
 
-def _check_numbers(rank: int, worker_names: Sequence[str]) -> None:
-    """Refuse names, a rank or a number of processes that do not fit together. Raises WorkerError."""
-    num_workers = len(worker_names)
-    if len(set(worker_names)) != num_workers:
-        raise WorkerError(f"worker names {', '.join(worker_names)} are not all different; rename one")
-    if not 0 <= rank < num_workers:
-        raise WorkerError(f"rank {rank} is no worker of {num_workers}; start {num_workers} processes, ranks from 0")
-    processes = os.environ.get("WORLD_SIZE", str(num_workers))
-    if processes != str(num_workers):
-        line = f"worker {worker_names[rank]!r}: WORLD_SIZE is {processes}, but there are {num_workers} workers"
-        raise WorkerError(f"{line}; start {num_workers} processes")
-
-
-def _open_store(rank: int, worker_names: Sequence[str], init_method: str, seconds: float) -> dist.Store:
-    """The store by which workers meet. Raises WorkerError."""
+def _open_store(rank: int, worker_names: Sequence[str], init_method: str, seconds: float) -> tuple[Any, str]:
+    """The store by which workers meet, and who keeps it, for messages. Raises WorkerError."""
     me, num_workers = f"worker {worker_names[rank]!r}", len(worker_names)
     try:
         if init_method.startswith("file://"):
-            return dist.FileStore(init_method.removeprefix("file://"), num_workers)
+            path = init_method.removeprefix("file://")
+            return dist.FileStore(path, num_workers), f"the file {path}"
         if init_method != "env://":
             raise WorkerError(f"{me}: init method {init_method!r} is unknown; give file://PATH or env://")
         host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         # torchrun may hold the store itself, for several attempts.
         by_agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-        holds, limit = rank == 0 and not by_agent, timedelta(seconds=seconds)
-        store = within(seconds, lambda: dist.TCPStore(host, port, num_workers, holds, limit, wait_for_workers=False))
-        return dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+        keeper = "torchrun" if by_agent else f"worker {worker_names[0]!r}"
+        keeps, limit = rank == 0 and not by_agent, timedelta(seconds=seconds)
+        store = within(seconds, lambda: dist.TCPStore(host, port, num_workers, keeps, limit, wait_for_workers=False))
+        return dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store), keeper
     except (KeyError, ValueError):
         raise WorkerError(f"{me}: MASTER_ADDR or MASTER_PORT is not set; start it by launch or torchrun") from None
     except (RuntimeError, TimeoutError) as error:
@@ -408,8 +397,7 @@ def _open_store(rank: int, worker_names: Sequence[str], init_method: str, second
         if "EADDRINUSE" in str(error):
             line = f"{me}: port {port} on {host} is taken; choose another MASTER_PORT"
             raise WorkerError(line) from None
-        holder = "torchrun" if by_agent else f"worker {worker_names[0]!r}"
-        line = f"{me}: {holder} does not answer at {host}:{port} within {seconds:g} s ({_first_line(error)})"
+        line = f"{me}: {keeper} does not answer at {host}:{port} within {seconds:g} s ({_first_line(error)})"
         raise WorkerError(f"{line}; check that it runs, MASTER_ADDR, and that no other program has the port") from None
 
 

@@ -99,12 +99,11 @@ class Buffer:
 
     def resize(self, batch: int) -> None:
         """Make room for a batch; what was in it is lost where the size changes."""
-        if batch != self.batch:
-            self.batch = batch
-            self._whole = _grown(self._whole, batch * sum(self._bytes))
-            if self._wire != "native":
-                self._values = _grown(self._values, batch * sum(self._numbers))
-            self._cut()
+        self.batch = batch
+        self._whole = _grown(self._whole, batch * sum(self._bytes))
+        if self._wire != "native":
+            self._values = _grown(self._values, batch * sum(self._numbers))
+        self._cut()
 
     def _cut(self) -> None:
         self.whole = self._whole[: self.batch * sum(self._bytes)]
