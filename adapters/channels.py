@@ -9,7 +9,7 @@ Atom −1 is a constant, which every worker has.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -21,46 +21,11 @@ from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
 from adapters.graph import Activation, Group, IntArray, Layer, LayerGraph, Read, Span
+from adapters.runtime.operations import CONSTANTS, ELEMENTWISE, MOVES, REDUCTIONS, SAME, SPATIAL
 from formulations.errors import InputError
 
-#: The same numbers again; names are those of torch.export, of its functional graph as well.
-_SAME = frozenset(["alias", "clone", "contiguous", "detach", "to", "_to_copy"])
-#: Numbers that do not depend on those of the tensor.
-_CONSTANTS = frozenset(
-    """
-    empty_like fill full_like new_empty new_full new_ones new_zeros ones_like zeros_like
-    """.split()
-)
-#: One number in, one number out, or several of the same place.
-_ELEMENTWISE = frozenset(
-    """
-    abs add addcdiv addcmul alpha_dropout atan ceil celu clamp clamp_max clamp_min cos div dropout elu eq
-    erf exp expm1 feature_dropout floor ge gelu gt hardsigmoid hardswish hardtanh le leaky_relu lerp log log1p
-    log_sigmoid logical_and logical_not logical_or lt masked_fill maximum minimum mish mul nan_to_num ne neg pow
-    reciprocal relu relu6 round rrelu rsqrt rsub selu sigmoid sign silu sin sinh softplus softsign sqrt square sub
-    tan tanh tanhshrink threshold where
-    """.split()
-)
-#: Data is moved, not computed with. They run on the atoms as they are.
-_MOVES = frozenset(
-    """
-    cat channel_shuffle chunk expand expand_as flatten flip movedim narrow numpy_T permute pixel_shuffle
-    pixel_unshuffle repeat repeat_interleave reshape roll select select_scatter slice slice_scatter split
-    split_with_sizes squeeze stack swapaxes t tile transpose unbind unflatten _unsafe_view unsqueeze view
-    """.split()
-)
 #: But not with these arguments: other numbers from the same memory, repetitions by data.
 _OF_DATA = frozenset(["aten.view.dtype", "aten.repeat_interleave.Tensor", "aten.repeat_interleave.self_Tensor"])
-#: Each channel by itself, whatever becomes of the dimensions after it; how many these are where a digit says so.
-_SPATIAL = frozenset(
-    """
-    adaptive_avg_pool1d adaptive_avg_pool2d adaptive_max_pool1d adaptive_max_pool2d avg_pool1d avg_pool2d
-    instance_norm max_pool1d max_pool2d upsample_bicubic2d upsample_bilinear2d upsample_linear1d upsample_nearest1d
-    upsample_nearest2d
-    """.split()
-)
-#: Over dimensions named in the call; fine where they hold one atom.
-_REDUCTIONS = frozenset(["amax", "amin", "log_softmax", "mean", "softmax", "sum"])
 _SYMBOLS = (torch.SymInt, torch.SymFloat, torch.SymBool)
 _LAYERS = {"linear": nn.Linear, "conv1d": nn.Conv1d, "conv2d": nn.Conv2d}
 
@@ -87,8 +52,37 @@ class _Value:
         return self.sent_as or self
 
 
-def walk(model: nn.Module, program: ExportedProgram) -> LayerGraph:
-    """The layer graph of an exported model.
+@dataclass(frozen=True, eq=False)
+class Placeable:
+    """A tensor of the network by the units of its elements.
+
+    Attributes:
+        units: of its shape; −1 for constants.
+        name: of the operation that makes it; one that repeats another's numbers has that one's name.
+        sent: the name of the tensor that crosses where this one is needed.
+    """
+
+    units: Tensor
+    name: str
+    sent: str
+
+
+@dataclass(frozen=True, eq=False)
+class Walk:
+    """What became of an exported model.
+
+    Attributes:
+        values: by operation, what it makes: a `Placeable`, a list of them, or what does not depend on the inputs.
+        rules: by operation on what depends on the inputs, how its channels were followed: `move`, `barrier` ...
+    """
+
+    graph: LayerGraph
+    values: Mapping[str, Any]
+    rules: Mapping[str, str]
+
+
+def walk(model: nn.Module, program: ExportedProgram) -> Walk:
+    """The layer graph of an exported model, and where the elements of all its tensors belong.
 
     Raises:
         InputError: the model has no layer that can be placed, or its weights are shared.
@@ -109,6 +103,7 @@ class _Walker:
         self._inputs = set(signature.user_inputs)
         self._examples = 0  # of the first input
         self._values: dict[str, Any] = {}
+        self._rules: dict[str, str] = {}
         self._sizes: dict[str, int] = {}  # bytes of a number, by a value's name
         self._num_atoms = 0
         self._fixed: list[tuple[str, int, int]] = []  # barrier or "" for an input, first atom, end
@@ -155,24 +150,27 @@ class _Walker:
             return None  # an assertion
         rule = self._rule(node, tracked, args)
         result = None if rule is None else rule(node, args, kwargs)
-        return self._barrier(node, tracked) if result is None else result
+        if rule is None or result is None:
+            rule, result = self._barrier, self._barrier(node, tracked)
+        self._rules.setdefault(node.name, rule.__name__.removeprefix("_"))
+        return result
 
     def _rule(self, node: fx.Node, tracked: list[_Value], args: list[Any]) -> Callable[..., Any] | None:
         """What applies; None where that is not understood."""
         kind = _kind(node)
-        if kind in _ELEMENTWISE or kind in _SAME:
+        if kind in ELEMENTWISE or kind in SAME:
             return self._elementwise
-        if kind in _MOVES and str(node.target) not in _OF_DATA:
+        if kind in MOVES and str(node.target) not in _OF_DATA:
             return self._move
-        if kind in _CONSTANTS or kind == "copy":
+        if kind in CONSTANTS or kind == "copy":
             return self._copy
         if len(tracked) > 1 or tracked[0] is not args[0]:
             return None  # weights, scales or widths that are data
         if kind in _LAYERS:
             return self._layer
-        if kind in _SPATIAL:
+        if kind in SPATIAL:
             return self._spatial
-        if kind in _REDUCTIONS:
+        if kind in REDUCTIONS:
             return self._reduction
         if kind == "prelu":
             return self._elementwise
@@ -209,6 +207,7 @@ class _Walker:
         if getattr(module, "groups", 1) == len(channels) > 1 and self._movable(channels):
             atoms = np.repeat(channels, num_neurons // len(channels))
             self._loads.append((atoms, macs, num_bytes))
+            self._rules[node.name] = "depthwise"
             return _Value(_laid_out(atoms, dim, shape), node.name, source.made_by)
         self._check_unshared(node, name)
         if _module_of(node) != name:
@@ -265,7 +264,7 @@ class _Walker:
     def _mapped(self, node: fx.Node, value: _Value) -> _Value:
         """One tensor, number by number."""
         same = value.atoms.shape == _shape(node)
-        idle = _kind(node) in _SAME or ("dropout" in _kind(node) and node.args[2] is False)
+        idle = _kind(node) in SAME or ("dropout" in _kind(node) and node.args[2] is False)
         if same and idle and self._sizes[value.name] == node.meta["val"].dtype.itemsize:
             return value
         return _Value(
@@ -485,7 +484,7 @@ class _Walker:
         left, right = _pairs(atoms, others)
         both = (left >= 0) & (right >= 0)
         self._join(left[both], right[both])
-        return torch.where(atoms >= 0, atoms, others) if bool((_compact(atoms) < 0).any()) else atoms
+        return torch.where(atoms >= 0, atoms, others) if bool((compact(atoms) < 0).any()) else atoms
 
     def _join(self, left: IntArray, right: IntArray) -> None:
         self._joins.append((left, right))
@@ -499,7 +498,7 @@ class _Walker:
 
     # The graph
 
-    def finish(self) -> LayerGraph:
+    def finish(self) -> Walk:
         """Units from joined atoms, groups from layers that share units.
 
         Raises:
@@ -528,10 +527,24 @@ class _Walker:
             if name:
                 barriers[name] = _unique(np.concatenate([barriers.get(name, unit[:0]), unit[start:end]]))
         inputs = tuple(_unique(unit[start:end]) for name, start, end in self._fixed if not name)
-        return LayerGraph(
+        graph = LayerGraph(
             layers, tuple(activations.found), reads, spans, _groups(layers, num_units), inputs, barriers, macs,
             num_bytes, tuple(_warning(where, kinds) for where, kinds in self._not_understood.items()),
         )  # fmt: skip
+        return Walk(graph, {name: _placeable(value, unit) for name, value in self._values.items()}, self._rules)
+
+
+def _placeable(value: Any, unit: IntArray) -> Any:
+    if isinstance(value, list | tuple):
+        return [_placeable(part, unit) for part in value]
+    if not isinstance(value, _Value):
+        return value
+    if not value.atoms.numel():
+        return Placeable(value.atoms, value.name, value.sent.name)
+    # Repetitions stay without memory: a convolution's output has one atom a channel.
+    atoms = compact(value.atoms)
+    units = torch.where(atoms < 0, -1, torch.from_numpy(unit)[atoms.clamp(min=0)])
+    return Placeable(units.expand(value.atoms.shape), value.name, value.sent.name)
 
 
 class _Activations:
@@ -659,7 +672,7 @@ def _laid_out(channels: IntArray, dim: int, shape: Sequence[int]) -> Tensor:
     return torch.from_numpy(channels).reshape(wide).expand(tuple(shape))
 
 
-def _compact(atoms: Tensor) -> Tensor:
+def compact(atoms: Tensor) -> Tensor:
     """Without the repetitions that take no memory."""
     for dim, stride in enumerate(atoms.stride()):
         if stride == 0 and atoms.shape[dim] > 1:
@@ -677,7 +690,7 @@ def _pairs(left: Tensor, right: Tensor) -> tuple[IntArray, IntArray]:
 
 
 def _distinct(atoms: Tensor) -> IntArray:
-    found: IntArray = _compact(atoms).unique().numpy()
+    found: IntArray = compact(atoms).unique().numpy()
     return found
 
 

@@ -213,12 +213,12 @@ def layer_graph(model: nn.Module, example_inputs: Tensor | Sequence[Tensor]) -> 
     from adapters.channels import walk
     from adapters.tracing import trace
 
-    inputs = _inputs(example_inputs)
+    inputs = example_tuple(example_inputs)
     with torch.no_grad():
-        return walk(model, trace(model, inputs))
+        return walk(model, trace(model, inputs)).graph
 
 
-def _inputs(example_inputs: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
+def example_tuple(example_inputs: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
     """Raises InputError for what is no tensor or sequence of them."""
     inputs = (example_inputs,) if isinstance(example_inputs, Tensor) else example_inputs
     if not isinstance(inputs, tuple | list) or not inputs:

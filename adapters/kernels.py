@@ -33,6 +33,15 @@ def matrix(module: WeightLayer) -> Tensor:
     return full
 
 
+def ungrouped(weight: Tensor, groups: int) -> Tensor:
+    """N×M×kernel: the weight of a convolution without groups that does the same as one with them."""
+    num_neurons, group_inputs = weight.shape[:2]
+    full = weight.new_zeros(num_neurons, group_inputs * groups, *weight.shape[2:])
+    for group, rows in enumerate(torch.arange(num_neurons).chunk(groups)):
+        full[rows, group * group_inputs : (group + 1) * group_inputs] = weight[rows]
+    return full
+
+
 def set_matrix(module: WeightLayer, matrix: Tensor) -> None:
     """Write N×(M·k) into the module's weights; what lies outside a neuron's group is left out."""
     with torch.no_grad():

@@ -25,13 +25,14 @@ from adapters.certified import SolveLayer, answered, bettered
 from adapters.costs import SEARCHED, LayerCosts, check_kind, layer_costs
 from adapters.draft import Draft, Drafts
 from adapters.extract import Prices
-from adapters.graph import Layer, layer_graph
+from adapters.graph import Layer
 from adapters.importance import disturbance, importances
 from adapters.kernels import matrix, sizes
 from adapters.network import Network
 from adapters.overrides import Overrides, pinned_units, require_pins
 from adapters.placing import Placement, Placer, quick
 from adapters.plan import GroupPlan, LayerPlan, PartitionPlan, model_digest
+from adapters.program import program_of
 from formulations.cluster import Cluster
 from formulations.errors import InputError
 from formulations.problem import LayerProblem
@@ -144,7 +145,8 @@ class Partitioner:
             raise InputError(
                 f"example_inputs is a {type(example_inputs).__name__}; give the inputs alone, as one tensor"
             )
-        self.graph = layer_graph(model, example_inputs)
+        self.graph, self._program, not_served = program_of(model, example_inputs)
+        self._warnings = (*self.graph.warnings, *([not_served] if not_served else []))
         self._model, self._cluster, self._seed, self._show, self._prune = model, cluster, seed, show, prune
         self._prices = prices if prune else Prices(1.0, slack=prices.slack)
         self._example = checked_inputs("example_inputs", example_inputs, example_inputs)
@@ -408,7 +410,9 @@ class Partitioner:
             model_digest=model_digest(self._model),
             objective=draft.placed.total / network.scaling.scale,
             settings={**self._settings, **dataclasses.asdict(network.prices)},
-            warnings=self.graph.warnings,
+            warnings=self._warnings,
+            program=self._program,
+            worker=None if self._program is None else worker.copy(),
         )
 
 

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from adapters.apply import apply_plan
+from adapters.file_stem import file_stem
 from adapters.kernels import matrix, sizes
 from adapters.plan import LayerPlan, PartitionPlan
-from adapters.plan_files import PICTURES, file_stem
+from adapters.plan_files import PICTURES
 from formulations.files import write_file
 
 if TYPE_CHECKING:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from adapters.program import Program
 from formulations import validation
 from formulations.certificate import Certificate
 from formulations.cluster import Cluster
@@ -164,6 +166,8 @@ class PartitionPlan:
         objective: of the whole network, losses and sends, in shares of output energy.
         settings: what the plan was made with.
         warnings: a line each.
+        program: the network's operations; None where workers cannot run them.
+        worker: U; of every unit of the program's graph.
     """
 
     cluster: Cluster
@@ -175,6 +179,8 @@ class PartitionPlan:
     objective: float
     settings: Mapping[str, Any]
     warnings: tuple[str, ...] = ()
+    program: Program | None = field(default=None, repr=False)
+    worker: IntArray | None = None
 
     def __post_init__(self) -> None:
         """Raises InputError where the parts do not fit together."""
@@ -202,6 +208,25 @@ class PartitionPlan:
             weight = self.weights.get(layer.weight_key)
             if weight is None or len(weight) != len(layer.worker):
                 raise InputError(f"{where} has {len(layer.worker)} neurons; the weights hold none such")
+        self._check_program()
+
+    def _check_program(self) -> None:
+        """Raises InputError where the operations are not those of the plan's layers."""
+        if (self.program is None) != (self.worker is None):
+            raise InputError("a plan has both a program and the workers of its units, or neither")
+        if self.program is None or self.worker is None:
+            return
+        graph = self.program.graph
+        validation.check_shape("worker", self.worker, (graph.num_units,), f"{graph.num_units} units")
+        _refuse_beyond("worker", self.worker, self.cluster.num_workers)
+        for layer, entry in itertools.zip_longest(self.layers, graph.layers):
+            if layer is None or entry is None or layer.name != entry.name:
+                raise InputError("the program has other layers than the plan")
+            read = graph.activations[entry.activation].unit
+            sides = {"worker": (layer.worker, entry.unit), "input_worker": (layer.input_worker, read)}
+            for name, (said, units) in sides.items():
+                if not np.array_equal(said, self.worker[units]):
+                    raise InputError(f"layer {layer.name!r}: {name} is not where the program's units are")
 
     def save(self, folder: str | Path) -> None:
         """Write the plan as a folder (docs/plans.md): there whole, or not at all.

@@ -10,7 +10,6 @@ import json
 import os
 import re
 import tempfile
-import urllib.parse
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,11 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from adapters import program_files
+from adapters.file_stem import file_stem
 from adapters.plan import GroupPlan, LayerPlan, Message, PartitionPlan
+from adapters.program import NOT_SERVED, Program
+from adapters.runtime.shard import SHARDS, write_shards
 from formulations import environment, validation
 from formulations.assignment import Assignment
 from formulations.certificate import Certificate
@@ -34,26 +37,13 @@ from solvers.certificate import certify
 
 SCHEMA = "plan/1"
 PLAN, WEIGHTS, MASKS, LAYERS, PICTURES = "plan.json", "weights.safetensors", "masks.safetensors", "layers", "pictures"
+PROGRAM, ARRAYS = "program.json", "program.safetensors"
+#: The key of the units' workers among the program's arrays.
+_WORKER = "worker"
 #: What a plan's folder may hold; a folder with anything else in it is not replaced.
-_ENTRIES = {PLAN, WEIGHTS, MASKS, LAYERS, PICTURES, "shards"}
-#: Bytes of a name in file names, which have 255: endings follow.
-_LONGEST_NAME = 200
+_ENTRIES = {PLAN, WEIGHTS, MASKS, LAYERS, PICTURES, PROGRAM, ARRAYS, SHARDS}
 #: The arrays of a layer that plan.json holds.
 _ARRAYS = ("worker", "input_worker", "unit", "message_bytes")
-
-
-def file_stem(name: str) -> str:
-    """A name as the beginning of a file's name, a different one for each.
-
-    Letters, digits and `_.-~` stay; everything else becomes %XX, as in web addresses.
-    """
-    safe = urllib.parse.quote(name, safe="", errors="surrogatepass") or "%"
-    # Another name's assignment and certificate end in these.
-    safe = re.sub(r"\.(assignment|cert)$", r"%2E\1", safe)
-    if len(safe) <= _LONGEST_NAME:
-        return safe
-    # No quoted name holds "%h".
-    return f"{safe[:_LONGEST_NAME]}%h{hashlib.sha256(name.encode(errors='surrogatepass')).hexdigest()[:32]}"
 
 
 # Writing
@@ -120,18 +110,36 @@ def _cannot_be_written(folder: Path, error: OSError) -> InputError:
 def _fill(plan: PartitionPlan, folder: Path) -> None:
     masks = {layer.name: torch.from_numpy(np.ascontiguousarray(layer.kept)) for layer in plan.layers}
     tensors: dict[str, Mapping[str, Tensor]] = {WEIGHTS: plan.weights, MASKS: masks}
-    for name, content in tensors.items():
-        safetensors.torch.save_file({key: value.contiguous() for key, value in content.items()}, folder / name)
+    content = as_json(plan)
+    if plan.program is not None and plan.worker is not None:
+        program, tensors[ARRAYS] = program_files.written(plan.program)
+        tensors[ARRAYS] |= {_WORKER: torch.from_numpy(np.array(plan.worker))}
+        (folder / PROGRAM).write_text(json.dumps(program, allow_nan=False), encoding="utf-8")
+        content |= _with_shards(plan, folder / SHARDS, content["warnings"])
+    for name, entries in tensors.items():
+        safetensors.torch.save_file({key: value.contiguous() for key, value in entries.items()}, folder / name)
     for group in plan.groups:
         problem, assignment, certificate = (folder / name for name in _files(group.name).values())
         group.problem.write(problem)
         group.evaluation.assignment.write(assignment)
         (group.certificate or certify(group.problem, group.result)).write(certificate)
-    digests = {name: _sha256(folder / name) for name in tensors}
-    text = json.dumps(as_json(plan) | {"sha256": digests}, indent=1, allow_nan=False)
+    digests = {name: _sha256(folder / name) for name in (*tensors, PROGRAM) if (folder / name).exists()}
+    text = json.dumps(content | {"sha256": digests}, indent=1, allow_nan=False)
     # Numbers in a line, not one on each.
     text = re.sub(r"\[[-\d,\s]+\]", lambda found: re.sub(r"\s+", " ", found[0]), text)
     (folder / PLAN).write_text(text + "\n", encoding="utf-8")
+
+
+def _with_shards(plan: PartitionPlan, folder: Path, warnings: list[str]) -> dict[str, Any]:
+    """Write the shards; what plan.json says of them."""
+    from adapters.shards import shard
+
+    try:
+        shards = shard(plan)
+    except InputError as error:  # a plan is worth keeping all the same
+        return {"shards": None, "warnings": [*warnings, f"{NOT_SERVED}{error}"]}
+    write_shards(shards, folder)
+    return {"shards": shards[0].digest}
 
 
 def _files(name: str) -> dict[str, str]:
@@ -220,7 +228,20 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+def _program(folder: Path, content: Mapping[str, Any]) -> tuple[Program | None, Any]:
+    """The program and the workers of its units, of plans that have them."""
+    if PROGRAM not in content["sha256"]:
+        return None, None
+    path = folder / PROGRAM
+    if not path.is_file() or _sha256(path) != content["sha256"][PROGRAM]:
+        raise _FileError(f"{path}: not the file that the plan was written with; make the plan again")
+    tensors = _read_tensors(folder / ARRAYS, content["sha256"][ARRAYS])
+    worker = tensors.pop(_WORKER).numpy()
+    return program_files.read(json.loads(path.read_bytes()), tensors), worker
+
+
 def _plan(folder: Path, content: Mapping[str, Any]) -> PartitionPlan:
+    program, worker = _program(folder, content)
     masks = _read_tensors(folder / MASKS, content["sha256"][MASKS])
     return PartitionPlan(
         cluster=Cluster.from_table(content["cluster"]),
@@ -235,6 +256,8 @@ def _plan(folder: Path, content: Mapping[str, Any]) -> PartitionPlan:
         objective=_number("objective", content["objective"]),
         settings=dict(content["settings"]),
         warnings=tuple(_text(line) for line in content["warnings"]),
+        program=program,
+        worker=worker,
     )
 
 

@@ -20,11 +20,14 @@ from formulations.errors import InputError
 
 _DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 #: torch.export takes a dimension of 1 for a constant, and one example says as much as a thousand.
-_EXAMPLES = 2
+EXAMPLES = 2
 
 
-def trace(model: nn.Module, inputs: tuple[Tensor, ...]) -> ExportedProgram:
+def trace(model: nn.Module, inputs: tuple[Tensor, ...], examples: int = EXAMPLES) -> ExportedProgram:
     """The exported program of `model` in eval mode.
+
+    Args:
+        examples: how many it is traced with, made from those given; as many as are given where it takes no other.
 
     Raises:
         InputError: the model's parameters are not plain, or it cannot be exported or run on `inputs`.
@@ -32,7 +35,7 @@ def trace(model: nn.Module, inputs: tuple[Tensor, ...]) -> ExportedProgram:
     check_model(model)
     with evaluating(model), _quiet():
         try:
-            return _exported(model, _few_examples(inputs))
+            return _exported(model, _few_examples(inputs, examples))
         except Exception as error:  # whatever the model's own code or torch says
             with contextlib.suppress(Exception):
                 return _exported(model, inputs)  # it may take so many examples and no other number
@@ -112,12 +115,12 @@ def _check_memory(model: nn.Module) -> None:
         )
 
 
-def _few_examples(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Two examples each: more if there are more inputs of unlike length, which may be no examples."""
+def _few_examples(inputs: tuple[Tensor, ...], examples: int) -> tuple[Tensor, ...]:
+    """So many examples each, but for several inputs of unlike length, which may be no examples."""
     lengths = {len(tensor) if tensor.ndim else 0 for tensor in inputs}
     if len(lengths) != 1 or 0 in lengths:
         return inputs
-    return tuple(torch.cat([tensor] * _EXAMPLES)[:_EXAMPLES] for tensor in inputs)
+    return tuple(tensor.repeat(-(-examples // len(tensor)), *[1] * (tensor.ndim - 1))[:examples] for tensor in inputs)
 
 
 def _why(model: nn.Module, error: Exception) -> str:

@@ -175,7 +175,7 @@ def traced(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[ExportedProgra
     """The model's operations and its graph, as `layer_graph` sees them."""
     with torch.no_grad():
         program = trace(model, inputs)
-        return program, walk(model, program)
+        return program, walk(model, program).graph
 
 
 def _names(node: fx.Node) -> set[str]:

@@ -22,7 +22,7 @@ from adapters import PartitionPlan, apply_plan, partition_model, pictures, plan_
 from adapters.explain import diff, explain
 from adapters.extract import Prices
 from adapters.plan import GroupPlan, LayerPlan, Message, model_digest
-from adapters.plan_files import file_stem
+from adapters.file_stem import file_stem
 from formulations import Assignment, Cluster, InputError, LayerProblem
 from formulations.certificate import Certificate
 from solvers import SolveLimits, solve

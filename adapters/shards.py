@@ -1,0 +1,67 @@
+"""A plan becomes one shard for each worker."""
+
+from __future__ import annotations
+
+import torch
+
+from adapters.part import Part
+from adapters.parts import Parts
+from adapters.plan import PartitionPlan
+from adapters.program import FLAT
+from adapters.runtime.shard import Port, Shard, signed
+from adapters.sharding import Sharding
+from adapters.wiring import Wiring, planned
+
+
+def shard(plan: PartitionPlan) -> tuple[Shard, ...]:
+    """What each worker needs to run its part of the plan, in the order of the workers.
+
+    Raises:
+        InputError: workers cannot run the plan's network; the message says why.
+    """
+    return wired(planned(plan))
+
+
+def wired(wiring: Wiring) -> tuple[Shard, ...]:
+    """The shards of a network on workers. Raises InputError as `shard` does."""
+    parts, program = Parts(wiring), wiring.program
+    inputs = tuple(_port(parts, name) for name in program.inputs)
+    outputs = tuple(_port(parts, name) for name in program.outputs)
+    stages = tuple(stage.to_json() for stage in wiring.stages())
+    bytes_by_link = tuple(tuple(map(int, row)) for row in wiring.bytes_by_link())
+    found = []
+    for worker in range(wiring.num_workers):
+        made = Sharding(parts, worker)
+        found.append(
+            Shard(
+                worker_names=wiring.cluster.worker_names,
+                rank=worker,
+                steps=tuple(made.steps),
+                stored=made.stored,
+                transfers=tuple(made.transfers),
+                inputs=inputs,
+                outputs=outputs,
+                examples=program.examples,
+                cluster=wiring.cluster.to_table(),
+                stages=stages,
+                bytes_by_link=bytes_by_link,
+            )
+        )
+    return signed(found)
+
+
+def _port(parts: Parts, name: str) -> Port:
+    value = parts.program.values[name]
+    held = [parts.part(value, worker) for worker in range(parts.wiring.num_workers)]
+    owner = next(worker for worker, part in enumerate(held) if part is not None)
+    whole = held[owner] is not None and held[owner].dim is None  # type: ignore[union-attr]
+    dim = None if whole else value.dim
+    positions = tuple(_positions(part) if not whole else None for part in held)
+    return Port(name, value.sizes, value.dtype, dim, positions, owner)
+
+
+def _positions(part: Part | None) -> torch.Tensor | None:
+    if part is None or part.positions is None:
+        return None
+    assert part.dim is not None or part.dim == FLAT
+    return torch.from_numpy(part.positions)
