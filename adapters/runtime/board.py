@@ -171,6 +171,8 @@ class Board:
         """The line of a worker that waited in vain, for `peer` or for all."""
         culprits = self.culprits(-1 if peer is None else peer)
         waited = f"{self.me}: waited {seconds:g} s for {what!r}"
+        if self._broken:
+            return f"{waited}; {self._keeper}, by which workers meet, does not answer either: look there first"
         if not culprits:
             return f"{waited}; the workers wait for each other"
         if peer is not None and culprits != [peer]:

@@ -8,8 +8,11 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from adapters.runtime.point import ALL_TO_ALL, POINT_TO_POINT
+
 if TYPE_CHECKING:
-    from adapters.runtime.exchange import Exchange, Group
+    from adapters.runtime.exchange import Group
+    from adapters.runtime.point import Exchange
 
 _WARM_UP, _REPEATS = 2, 5
 
@@ -17,16 +20,16 @@ _WARM_UP, _REPEATS = 2, 5
 _Described = tuple[str, list[int], list[int]]
 
 
-def faster_way(group: Group, exchanges: Sequence[Exchange], batch: int, ways: tuple[str, str]) -> str:
-    """Set the way of all exchanges that the second one can be used for; see `Group.choose`."""
+def faster_way(group: Group, exchanges: Sequence[Exchange], batch: int) -> str:
+    """Set the way of all exchanges that can be all-to-all; see `Group.choose`."""
     described = json.dumps([(exchange.transfer.name, *exchange.bytes_per_example()) for exchange in exchanges])
     everyone: list[list[_Described]] = [json.loads(text) for text in group.agree("exchanges", described)]
     _check(group, everyone)
     complete = [e for k, e in enumerate(exchanges) if all(_to_all(of[k], rank) for rank, of in enumerate(everyone))]
     if not complete or len(everyone) == 1:
-        return ways[0]
-    seconds = {way: _measured(group, complete, way, batch) for way in ways}
-    best = min(ways, key=seconds.__getitem__)
+        return POINT_TO_POINT
+    seconds = {way: _measured(group, complete, way, batch) for way in (POINT_TO_POINT, ALL_TO_ALL)}
+    best = min(seconds, key=seconds.__getitem__)
     for exchange in complete:
         exchange.way = best
     return best

@@ -27,125 +27,11 @@ from adapters.runtime.choice import faster_way
 from adapters.runtime.failures import Watchdog, WorkerError, within
 from adapters.runtime.launch import INIT_METHOD
 from adapters.runtime.messages import Buffer, Counters, Transfer
+from adapters.runtime.point import Exchange
 from formulations.errors import InputError
-
-POINT_TO_POINT, ALL_TO_ALL = "point to point", "all to all"
 
 #: Not a tag of any exchange.
 _PROBE_TAG = 1_000_000
-
-
-class Exchange:
-    """One point of the program at which workers exchange messages, used again for every request.
-
-    `outgoing` gives the memory to write to, `start` sends it and begins to receive, `finish` gives what was received.
-    Made by `Group.exchange`.
-
-    Attributes:
-        way: how it is sent; `Group.choose` sets it.
-        counters: what this worker sent and received by it.
-    """
-
-    def __init__(self, group: Group, transfer: Transfer, wire: str, tag: int) -> None:
-        self.transfer = transfer
-        self.way = POINT_TO_POINT
-        self.counters = Counters(len(group.worker_names))
-        self._group = group
-        self._tag = tag
-        self._out = Buffer(transfer.sends, transfer.dtype, wire, group.device)
-        self._in = Buffer(transfer.receives, transfer.dtype, wire, group.device)
-        self._started = False
-        self._operations: list[dist.P2POp] = []
-        # What is under way: with whom, and what to wait for.
-        self._sending: list[tuple[tuple[int, ...], dist.Work]] = []
-        self._receiving: list[tuple[tuple[int, ...], dist.Work]] = []
-
-    def bytes_per_example(self) -> tuple[list[int], list[int]]:
-        """P, P: sent and received by this worker."""
-        num_workers = len(self._group.worker_names)
-        return self._out.bytes_by_rank(num_workers), self._in.bytes_by_rank(num_workers)
-
-    def outgoing(self, batch: int) -> dict[int, torch.Tensor]:
-        """By rank: batch × numbers, flat, one example after the other, to be written to before `start`.
-
-        It waits until the last messages have been taken; what `finish` gave is no longer valid.
-
-        Raises:
-            WorkerError: they are not taken.
-        """
-        if self._started:
-            raise RuntimeError(f"exchange {self.transfer.name!r} is under way; finish it first")
-        self.drain()
-        if batch != self._out.batch:
-            self._out.resize(batch)
-            self._in.resize(batch)
-            tag = self._tag
-            self._operations = [dist.P2POp(dist.irecv, m, peer, tag=tag) for peer, m in self._in.messages.items()]
-            self._operations += [dist.P2POp(dist.isend, m, peer, tag=tag) for peer, m in self._out.messages.items()]
-        return self._out.values
-
-    def start(self) -> None:
-        """Send what was written, and receive, in the background. Raises WorkerError."""
-        self._started = True
-        self._out.pack()
-        if self._out.batch == 0 or not (self._out.peers or self._in.peers):
-            return
-        try:
-            if self.way == ALL_TO_ALL:
-                self._start_all_to_all()
-            else:
-                self._start_point_to_point()
-        except RuntimeError as error:
-            raise self._group.failure(error, None, self.transfer.name) from None
-        for peer, message in self._out.messages.items():
-            self.counters.messages_sent[peer] += 1
-            self.counters.bytes_sent[peer] += message.numel()
-
-    def _start_point_to_point(self) -> None:
-        works = dist.batch_isend_irecv(self._operations)
-        if len(works) < len(self._operations):  # NCCL: one for all
-            self._receiving = [(self._in.peers, work) for work in works]
-            return
-        for peer, work in zip(self._in.peers, works, strict=False):
-            self._receiving.append(((peer,), work))
-        for peer, work in zip(self._out.peers, works[len(self._in.peers) :], strict=True):
-            self._sending.append(((peer,), work))
-
-    def _start_all_to_all(self) -> None:
-        sends, receives = self.bytes_per_example()
-        work = dist.all_to_all_single(
-            self._in.whole,
-            self._out.whole,
-            [self._in.batch * count for count in receives],
-            [self._out.batch * count for count in sends],
-            async_op=True,
-        )
-        self._receiving = [(self._in.peers, work)]
-
-    def finish(self) -> dict[int, torch.Tensor]:
-        """By rank: batch × numbers, flat; valid until the next `outgoing`. Raises WorkerError."""
-        if not self._started:
-            raise RuntimeError(f"exchange {self.transfer.name!r} was not started")
-        self._wait(self._receiving)
-        self._started = False
-        for peer, message in self._in.messages.items():
-            self.counters.bytes_received[peer] += message.numel()
-        self._in.unpack()
-        self._group.watchdog.progress()
-        return self._in.values
-
-    def drain(self) -> None:
-        """Wait until all that was sent has been taken. Raises WorkerError."""
-        self._wait(self._sending)
-
-    def _wait(self, works: list[tuple[tuple[int, ...], dist.Work]]) -> None:
-        for peers, work in works:
-            begin = time.perf_counter()
-            self._group.wait(work, peers, self.transfer.name)
-            seconds = time.perf_counter() - begin
-            for peer in peers:
-                self.counters.seconds_waited[peer] += seconds / len(peers)
-        works.clear()
 
 
 class Group:
@@ -182,7 +68,7 @@ class Group:
         timeout_seconds: float,
         backend: str | None = None,
     ) -> Group:
-        """Meet the other workers.
+        """Meet the other workers; once in a process, each start by a file or port of its own.
 
         Args:
             rank: which of `worker_names` this process is.
@@ -256,7 +142,7 @@ class Group:
         Raises:
             WorkerError: workers do not expect what others send; a worker fails.
         """
-        best = faster_way(self, exchanges, batch, (POINT_TO_POINT, ALL_TO_ALL))
+        best = faster_way(self, exchanges, batch)
         self.reset()
         return best
 
@@ -281,7 +167,31 @@ class Group:
         self.watchdog.progress()
         return found
 
-    # Waiting and failing
+    # Sending, receiving, waiting
+
+    def operations(self, incoming: Buffer, outgoing: Buffer, tag: int) -> list[dist.P2POp]:
+        """What `post` takes, for the messages as they lie: first what is received, then what is sent, by rank."""
+        receives = [dist.P2POp(dist.irecv, message, peer, tag=tag) for peer, message in incoming.messages.items()]
+        sends = [dist.P2POp(dist.isend, message, peer, tag=tag) for peer, message in outgoing.messages.items()]
+        return receives + sends
+
+    def post(self, operations: list[dist.P2POp], what: str) -> list[dist.Work]:
+        """Begin them; one to wait for each, or with NCCL one for all. `what` is for errors. Raises WorkerError."""
+        try:
+            return dist.batch_isend_irecv(operations)
+        except RuntimeError as error:
+            raise self.failure(error, None, what) from None
+
+    def post_to_all(self, incoming: Buffer, outgoing: Buffer, what: str) -> dist.Work:
+        """Begin to send to all and to receive from all. Raises WorkerError."""
+        num_workers = len(self.worker_names)
+        sizes = [
+            [buffer.batch * count for count in buffer.bytes_by_rank(num_workers)] for buffer in (incoming, outgoing)
+        ]
+        try:
+            return dist.all_to_all_single(incoming.whole, outgoing.whole, *sizes, async_op=True)
+        except RuntimeError as error:
+            raise self.failure(error, None, what) from None
 
     def wait(self, work: Any, peers: tuple[int, ...], what: str) -> None:
         """Wait for what was started; `peers` and `what` are for the error's line. Raises WorkerError."""
@@ -293,6 +203,8 @@ class Group:
             raise self.failure(error, peer, what) from None
         finally:
             self._waiting = None
+
+    # Failing
 
     def stop(self, line: str) -> WorkerError:
         """Tell all why this worker ends; the error to raise, which gives another worker's reason if that came first."""
@@ -314,8 +226,10 @@ class Group:
         return self._board.stop(self._board.lost(broken, what))
 
     def _unreachable(self) -> list[int]:
-        """Ranks of those to whom the connection is broken."""
-        found = []
+        """Ranks of those to whom the connection is broken; nobody with NCCL, which does not say."""
+        found: list[int] = []
+        if self.device.type == "cuda":
+            return found
         for rank in range(len(self.worker_names)):
             if rank != self.rank:
                 try:

@@ -8,7 +8,10 @@ import time
 
 import torch
 
-from adapters.runtime.exchange import ALL_TO_ALL, POINT_TO_POINT, Group, Transfer, WorkerError
+from adapters.runtime.exchange import Group
+from adapters.runtime.failures import WorkerError
+from adapters.runtime.messages import Transfer
+from adapters.runtime.point import ALL_TO_ALL, POINT_TO_POINT
 
 NAMES = ("anna", "bert", "cleo")
 RANK = int(os.environ["RANK"])
@@ -63,7 +66,7 @@ def sent_right(_):
         uneven.start()
         full.start()
         found["in flight"] = [plain(full.finish()), plain(uneven.finish())]
-        found["ahead"] = ahead(group)
+        found["ahead"], found["ahead waited"] = ahead(group)
         found["wires"] = wires(group)
         found["chosen"] = group.choose([uneven, full], 4)
         found["ways"] = [uneven.way, full.way]
@@ -88,7 +91,7 @@ def ahead(group):
         if RANK == 1:
             time.sleep(0.005)
         came.append({at: (min(values), max(values)) for at, values in request(exchange, 1, 5000 * number).items()})
-    return came
+    return came, exchange.counters.seconds_waited.tolist()
 
 
 def wires(group):

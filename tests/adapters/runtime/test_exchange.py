@@ -19,6 +19,7 @@ import torch
 from adapters.runtime import launch as launching
 from adapters.runtime.exchange import Transfer
 from adapters.runtime.launch import launch
+from adapters.runtime.messages import Buffer
 from adapters.runtime.wire import wire_bytes
 from formulations import InputError
 
@@ -101,6 +102,29 @@ def test_exchanges_in_flight_finish_in_any_order(right):
 def test_nothing_is_overwritten_before_it_is_taken(right):
     """anna only sends, and bert is slow: all twenty requests arrive as they were written."""
     assert right[1]["ahead"] == [{"0": [5000 * k + 10, 5000 * k + 1009]} for k in range(20)]
+
+
+def test_waiting_is_counted_by_worker(right):
+    """bert waits for anna's messages, anna until bert has taken them; cleo has no part in it."""
+    anna, bert, cleo = (worker["ahead waited"] for worker in right)
+    assert anna[1] > 0
+    assert bert[0] > 0
+    assert [anna[0], *anna[2:], *bert[1:], *cleo] == [0] * 7
+
+
+def test_memory_is_that_of_the_largest_batch():
+    """Batches of 4, 2, 5 and 4 examples of 3 + 2 numbers: new memory for the fifth example only, cut by worker."""
+    buffer = Buffer({1: 3, 2: 2}, torch.float32, "int8", torch.device("cpu"))
+    found = []
+    for batch in (4, 2, 5, 4):
+        buffer.resize(batch)
+        places = (buffer.whole.untyped_storage().data_ptr(), buffer.values[1].untyped_storage().data_ptr())
+        found.append((*places, buffer.whole.untyped_storage().nbytes()))
+        assert [len(values) for values in buffer.values.values()] == [3 * batch, 2 * batch]
+        assert [len(message) for message in buffer.messages.values()] == [batch * (3 + 4), batch * (2 + 4)]
+    assert found[0] == found[1]
+    assert found[2] == found[3]
+    assert (found[0][2], found[2][2]) == (4 * 13, 5 * 13)
 
 
 def test_smaller_numbers_on_the_wire(right):

@@ -113,3 +113,10 @@ def test_what_cannot_be_started_is_said():
         launch(["no-such-program"], 2, 5)
     with pytest.raises(InputError, match="0 workers asked for"):
         launch([sys.executable], 0, 5)
+
+
+def test_importing_it_is_cheap():
+    """A command that starts workers need not load torch itself."""
+    code = "import sys, adapters.runtime.launch; print('torch' in sys.modules, 'numpy' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout == "False False\n"

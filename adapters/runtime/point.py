@@ -1,0 +1,112 @@
+"""One point of the program at which workers exchange messages, request after request."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from adapters.runtime.messages import Buffer, Counters, Transfer
+
+if TYPE_CHECKING:
+    from adapters.runtime.exchange import Group
+
+POINT_TO_POINT, ALL_TO_ALL = "point to point", "all to all"
+
+
+class Exchange:
+    """One point of the program at which workers exchange messages, used again for every request.
+
+    `outgoing` gives the memory to write to, `start` sends it and begins to receive, `finish` gives what was received.
+    Made by `Group.exchange`.
+
+    Attributes:
+        way: how it is sent; `Group.choose` sets it.
+        counters: what this worker sent and received by it.
+    """
+
+    def __init__(self, group: Group, transfer: Transfer, wire: str, tag: int) -> None:
+        self.transfer = transfer
+        self.way = POINT_TO_POINT
+        self.counters = Counters(len(group.worker_names))
+        self._group = group
+        self._tag = tag
+        self._out = Buffer(transfer.sends, transfer.dtype, wire, group.device)
+        self._in = Buffer(transfer.receives, transfer.dtype, wire, group.device)
+        self._started = False
+        self._operations: list[Any] = []
+        # What is under way: with whom, and what to wait for.
+        self._sending: list[tuple[tuple[int, ...], Any]] = []
+        self._receiving: list[tuple[tuple[int, ...], Any]] = []
+
+    def bytes_per_example(self) -> tuple[list[int], list[int]]:
+        """P, P: sent and received by this worker."""
+        num_workers = len(self._group.worker_names)
+        return self._out.bytes_by_rank(num_workers), self._in.bytes_by_rank(num_workers)
+
+    def outgoing(self, batch: int) -> dict[int, torch.Tensor]:
+        """By rank: batch × numbers, flat, one example after the other, to be written to before `start`.
+
+        It waits until the last messages have been taken; what `finish` gave is no longer valid.
+
+        Raises:
+            WorkerError: they are not taken.
+        """
+        if self._started:
+            raise RuntimeError(f"exchange {self.transfer.name!r} is under way; finish it first")
+        self.drain()
+        if batch != self._out.batch:
+            self._out.resize(batch)
+            self._in.resize(batch)
+            self._operations = self._group.operations(self._in, self._out, self._tag)
+        return self._out.values
+
+    def start(self) -> None:
+        """Send what was written, and receive, in the background. Raises WorkerError."""
+        self._started = True
+        self._out.pack()
+        if self._out.batch == 0 or not (self._out.peers or self._in.peers):
+            return
+        if self.way == ALL_TO_ALL:
+            self._receiving.append((self._in.peers, self._group.post_to_all(self._in, self._out, self.transfer.name)))
+        else:
+            self._start_point_to_point()
+        for peer, message in self._out.messages.items():
+            self.counters.messages_sent[peer] += 1
+            self.counters.bytes_sent[peer] += message.numel()
+
+    def _start_point_to_point(self) -> None:
+        works = self._group.post(self._operations, self.transfer.name)
+        if len(works) < len(self._operations):  # NCCL: one for all
+            self._receiving = [(self._in.peers, work) for work in works]
+            return
+        for peer, work in zip(self._in.peers, works, strict=False):
+            self._receiving.append(((peer,), work))
+        for peer, work in zip(self._out.peers, works[len(self._in.peers) :], strict=True):
+            self._sending.append(((peer,), work))
+
+    def finish(self) -> dict[int, torch.Tensor]:
+        """By rank: batch × numbers, flat; valid until the next `outgoing`. Raises WorkerError."""
+        if not self._started:
+            raise RuntimeError(f"exchange {self.transfer.name!r} was not started")
+        self._wait(self._receiving)
+        self._started = False
+        for peer, message in self._in.messages.items():
+            self.counters.bytes_received[peer] += message.numel()
+        self._in.unpack()
+        self._group.watchdog.progress()
+        return self._in.values
+
+    def drain(self) -> None:
+        """Wait until all that was sent has been taken. Raises WorkerError."""
+        self._wait(self._sending)
+
+    def _wait(self, works: list[tuple[tuple[int, ...], Any]]) -> None:
+        for peers, work in works:
+            begin = time.perf_counter()
+            self._group.wait(work, peers, self.transfer.name)
+            seconds = time.perf_counter() - begin
+            for peer in peers:
+                self.counters.seconds_waited[peer] += seconds / len(peers)
+        works.clear()
