@@ -100,10 +100,11 @@ class Buffer:
     def resize(self, batch: int) -> None:
         """Make room for a batch; what was in it is lost where the size changes."""
         self.batch = batch
-        self._whole = _grown(self._whole, batch * sum(self._bytes))
-        if self._wire != "native":
-            self._values = _grown(self._values, batch * sum(self._numbers))
-        self._cut()
+        with torch.inference_mode(False):  # what is made in that mode could not be written to outside
+            self._whole = _grown(self._whole, batch * sum(self._bytes))
+            if self._wire != "native":
+                self._values = _grown(self._values, batch * sum(self._numbers))
+            self._cut()
 
     def _cut(self) -> None:
         self.whole = self._whole[: self.batch * sum(self._bytes)]

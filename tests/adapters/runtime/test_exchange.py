@@ -127,6 +127,19 @@ def test_memory_is_that_of_the_largest_batch():
     assert (found[0][2], found[2][2]) == (4 * 13, 5 * 13)
 
 
+@pytest.mark.parametrize("wire", ["native", "int8"])
+def test_memory_made_in_inference_mode_can_be_written_to_outside(wire):
+    """A worker runs in inference mode, and `choose` does not."""
+    buffer = Buffer({1: 3}, torch.float32, wire, torch.device("cpu"))
+    with torch.inference_mode():
+        buffer.resize(2)
+        buffer.values[1].copy_(torch.tensor([127.0, 1, -3, 0, 0, 0]))
+        buffer.pack()
+    buffer.values[1].neg_()
+    buffer.unpack()
+    assert buffer.values[1].tolist() == ([127, 1, -3, 0, 0, 0] if wire == "int8" else [-127, -1, 3, 0, 0, 0])
+
+
 def test_smaller_numbers_on_the_wire(right):
     """float16 rounds to 11 bits; int8 to steps of the example's largest / 127, here 1; integers cross as they are."""
     wires = right[0]["wires"]
