@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from adapters.apply import apply_plan as apply_plan
+    from adapters.local_workers import run_distributed as run_distributed
     from adapters.partition import partition_model as partition_model
     from adapters.plan import PartitionPlan as PartitionPlan
-    from adapters.run_distributed import run_distributed as run_distributed
     from adapters.shards import shard as shard
 
 # `recover` and `guarantee` are in modules of the same names, which they would hide here or be hidden by.
@@ -17,7 +17,7 @@ _HOME = {
     "PartitionPlan": "adapters.plan",
     "apply_plan": "adapters.apply",
     "partition_model": "adapters.partition",
-    "run_distributed": "adapters.run_distributed",
+    "run_distributed": "adapters.local_workers",
     "shard": "adapters.shards",
 }
 

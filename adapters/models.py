@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from adapters.inputs import read_inputs
 from adapters.user_code import UserFunction, guarded
 from formulations.errors import InputError
 
@@ -77,34 +75,3 @@ def _hugging_face(folder: Path) -> nn.Module:
         return guarded(str(folder), "check its files", read, AutoModel)  # type: ignore[no-any-return]
     except Exception as error:
         raise InputError(f"{folder}: cannot be read ({type(error).__name__}: {error}); check its files") from None
-
-
-def read_inputs(path: str, dtype: torch.dtype) -> Tensor:
-    """The examples in a `.npy`, or a `.safetensors` with one tensor; fractions as `dtype`.
-
-    Raises:
-        InputError: no such file, or it holds something else.
-    """
-    if not path.endswith((".npy", ".safetensors")):
-        raise InputError(f"{path}: calibration data ends in .npy or .safetensors; save it as one of them")
-    try:
-        inputs = _read_npy(path) if path.endswith(".npy") else _read_safetensors(path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error}); check the file") from None
-    except (ValueError, TypeError, EOFError, SafetensorError) as error:
-        raise InputError(f"{path}: holds no inputs ({error}); save one array of examples") from None
-    if inputs.ndim == 0 or inputs.numel() == 0:
-        raise InputError(f"{path}: has shape {tuple(inputs.shape)}; give examples along the first dimension")
-    return inputs.to(dtype) if inputs.is_floating_point() else inputs
-
-
-def _read_npy(path: str) -> Tensor:
-    found = np.load(path, allow_pickle=False)
-    return torch.from_numpy(np.ascontiguousarray(found))
-
-
-def _read_safetensors(path: str) -> Tensor:
-    tensors = safetensors.torch.load(Path(path).read_bytes())
-    if len(tensors) != 1:
-        raise ValueError(f"{len(tensors)} tensors: {', '.join(sorted(tensors))}")
-    return next(iter(tensors.values()))

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from adapters.part import Part
 from adapters.parts import Parts
 from adapters.plan import PartitionPlan
-from adapters.program import FLAT
-from adapters.runtime.shard import Port, Shard, signed
+from adapters.runtime.ports import Port
+from adapters.runtime.shard import Shard, signed
 from adapters.sharding import Sharding
 from adapters.wiring import Wiring, planned
 
@@ -53,15 +52,12 @@ def wired(wiring: Wiring) -> tuple[Shard, ...]:
 def _port(parts: Parts, name: str) -> Port:
     value = parts.program.values[name]
     held = [parts.part(value, worker) for worker in range(parts.wiring.num_workers)]
-    owner = next(worker for worker, part in enumerate(held) if part is not None)
-    whole = held[owner] is not None and held[owner].dim is None  # type: ignore[union-attr]
-    dim = None if whole else value.dim
-    positions = tuple(_positions(part) if not whole else None for part in held)
-    return Port(name, value.sizes, value.dtype, dim, positions, owner)
-
-
-def _positions(part: Part | None) -> torch.Tensor | None:
-    if part is None or part.positions is None:
-        return None
-    assert part.dim is not None or part.dim == FLAT
-    return torch.from_numpy(part.positions)
+    whole = any(part is not None and part.dim is None for part in held)
+    return Port(
+        name,
+        value.sizes,
+        value.dtype,
+        None if whole else value.dim,
+        tuple(part is not None for part in held),
+        tuple(None if part is None or part.positions is None else torch.from_numpy(part.positions) for part in held),
+    )

@@ -2,7 +2,7 @@
 
 All shards of one plan bear one digest, which is over the content of them all.
 
-Shapes: P workers; E elements of a tensor per example.
+Shapes: P workers.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
 from adapters.file_stem import file_stem
-from adapters.runtime.arguments import PerExample, Size, dtype_name, dtype_named, from_json, to_json
+from adapters.runtime.arguments import dtype_name, dtype_named, from_json, to_json
 from adapters.runtime.messages import Transfer
+from adapters.runtime.ports import Port
 from adapters.runtime.steps import Step, step_from_json, step_to_json
 from formulations.errors import InputError
 
@@ -30,30 +30,6 @@ SCHEMA = "shard/1"
 #: The folder of shards within that of a plan.
 SHARDS = "shards"
 _PORT = "port"
-
-
-@dataclass(frozen=True, eq=False)
-class Port:
-    """An input or output of the network, and where its elements lie.
-
-    Attributes:
-        sizes: of its dimensions.
-        dim: the dimension along which it is cut; None where one worker has it all, −1 where it is cut as rows.
-        positions: P; along `dim`, for −1 elements; None for a worker that has nothing, or with no `dim` everything.
-        owner: the first worker that has anything.
-    """
-
-    name: str
-    sizes: tuple[Size, ...]
-    dtype: torch.dtype
-    dim: int | None
-    positions: tuple[Tensor | None, ...]
-    owner: int
-
-    @property
-    def batch_dim(self) -> int | None:
-        """The dimension that goes with the number of examples."""
-        return next((dim for dim, size in enumerate(self.sizes) if isinstance(size, PerExample)), None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,8 +79,7 @@ class Shard:
                     "sizes": to_json(port.sizes),
                     "dtype": dtype_name(port.dtype),
                     "dim": port.dim,
-                    "cut": [positions is not None for positions in port.positions],
-                    "owner": port.owner,
+                    "has": list(port.has),
                 }
                 for port in entries
             ]
@@ -165,6 +140,53 @@ def write_shards(shards: Sequence[Shard], folder: str | Path) -> None:
             os.replace(temporary, path)
 
 
+def find_shard(plan: Path, worker_name: str | None, rank: int) -> Shard:
+    """A worker's shard in the folder of a plan, of which nothing else need be there.
+
+    Args:
+        worker_name: which; None for the worker whose number is `rank`.
+
+    Raises:
+        InputError: it is missing, damaged, or of another plan than the one in the folder.
+    """
+    folder = plan / SHARDS
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; give the folder of a plan, with this worker's shard")
+    name = worker_name if worker_name is not None else _name_of(folder, rank)
+    shard = read_shard(folder, name)
+    about = plan / "plan.json"
+    if about.exists() and json.loads(about.read_bytes()).get("shards") != shard.digest:
+        raise InputError(f"{files(folder, name)[0]}: is of another plan than {about}; copy the shards of that plan")
+    return shard
+
+
+def _name_of(folder: Path, rank: int) -> str:
+    """The name of a worker by its number, which every shard tells."""
+    for path in sorted(folder.glob("*.json")):
+        names = _read_json(path)["workers"]
+        if not 0 <= rank < len(names):
+            raise InputError(f"RANK is {rank}; the plan is for {len(names)} workers: start one process for each")
+        return str(names[rank])
+    raise InputError(f"{folder}: holds no shard; copy the one of this worker there")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """The content of a shard's .json. Raises InputError."""
+    try:
+        content = json.loads(path.read_bytes())
+        if not isinstance(content, dict) or content.get("schema") != SCHEMA:
+            raise ValueError(f"it does not say schema {SCHEMA!r}")
+        if not isinstance(content["workers"], list):
+            raise ValueError("it names no workers")
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; copy the shard there") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error}); check the file") from None
+    except (KeyError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not a whole {SCHEMA} file ({error}); copy it again") from None
+    return content
+
+
 def read_shard(folder: str | Path, worker_name: str) -> Shard:
     """The shard of a worker.
 
@@ -172,15 +194,9 @@ def read_shard(folder: str | Path, worker_name: str) -> Shard:
         InputError: a file is missing, damaged, or not of that worker.
     """
     about, tensors = files(folder, worker_name)
+    content = _read_json(about)
     try:
-        content = json.loads(about.read_bytes())
-        if not isinstance(content, dict) or content.get("schema") != SCHEMA:
-            raise ValueError(f"it does not say schema {SCHEMA!r}")
         shard = _shard(content, _tensors(tensors, content["sha256"]))
-    except FileNotFoundError:
-        raise InputError(f"{about}: no such file; copy the shard of worker {worker_name!r} there") from None
-    except OSError as error:
-        raise InputError(f"{about}: cannot be read ({error.strerror or error}); check the file") from None
     except InputError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
@@ -248,10 +264,8 @@ def _ports(kind: str, content: Mapping[str, Any], tensors: Mapping[str, Tensor])
             tuple(from_json(entry["sizes"])),
             dtype_named(entry["dtype"]),
             entry["dim"],
-            tuple(
-                tensors[f"{_PORT}.{kind}.{number}.{worker}"] if cut else None for worker, cut in enumerate(entry["cut"])
-            ),
-            entry["owner"],
+            tuple(entry["has"]),
+            tuple(tensors.get(f"{_PORT}.{kind}.{number}.{worker}") for worker in range(len(entry["has"]))),
         )
         for number, entry in enumerate(content[kind])
     )

@@ -19,7 +19,7 @@ from adapters.runtime.rows import from_rows, to_rows
 
 
 class Messages(Protocol):
-    """One transfer of one worker: what it sends and receives at one point of the network (`adapters.runtime.exchange`)."""
+    """One transfer of one worker: what it sends and receives at one point of the network; `adapters.runtime.point`."""
 
     def outgoing(self, batch: int) -> dict[int, Tensor]:
         """A flat tensor for each peer that is sent something, to be filled."""
@@ -165,11 +165,11 @@ class Send:
                 buffers[peer].copy_(source.reshape(-1))
                 continue
             if dim == -1:
-                source, dim = to_rows(source, batch_dim, run.batch), 1
-            assert dim is not None
+                source = to_rows(source, batch_dim, run.batch)
+            along = 1 if dim == -1 else int(dim or 0)
             wanted = run.stored[index]
-            shape = (*source.shape[:dim], len(wanted), *source.shape[dim + 1 :])
-            torch.index_select(source, dim, wanted, out=buffers[peer].view(shape))
+            shape = (*source.shape[:along], len(wanted), *source.shape[along + 1 :])
+            torch.index_select(source, along, wanted, out=buffers[peer].view(shape))
         messages.start()
 
 

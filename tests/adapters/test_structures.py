@@ -85,7 +85,7 @@ def test_the_simulation_sees_what_mixes_workers(monkeypatch: pytest.MonkeyPatch)
     model = Calls(lambda m, x: m.b(m.a(x).cumsum(1)), a=nn.Linear(4, 6), b=nn.Linear(6, 3)).double()
     inputs = torch.randn(2, 4, dtype=torch.float64)
     assert Simulation(traced(model, (inputs,)), (inputs,)).wrong() == []
-    monkeypatch.setattr(channels, "_ELEMENTWISE", channels._ELEMENTWISE | {"cumsum"})
+    monkeypatch.setattr(channels, "ELEMENTWISE", channels.ELEMENTWISE | {"cumsum"})
     assert any(wrong.startswith("b on worker") for wrong in Simulation(traced(model, (inputs,)), (inputs,)).wrong())
 
 

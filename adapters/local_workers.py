@@ -1,0 +1,88 @@
+"""Run a plan on processes of this machine, from a notebook or a test."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import safetensors.torch
+from torch import Tensor
+
+from adapters.plan import PartitionPlan
+from adapters.runtime.failures import WorkerError
+from adapters.runtime.launch import Finished, launch
+from adapters.runtime.shard import SHARDS, Shard, write_shards
+from adapters.shards import shard
+from formulations.errors import InputError
+
+_SERVE = "adapters.runtime.serve"
+
+
+def run_distributed(
+    plan: PartitionPlan | Sequence[Shard],
+    inputs: Tensor,
+    *,
+    batch: int = 64,
+    input_mode: str = "whole",
+    wire: str = "native",
+    timeout_seconds: float = 300.0,
+) -> Tensor | tuple[Tensor, ...]:
+    """The outputs of a plan's network, computed by one process for each worker, which loads its own shard only.
+
+    Args:
+        plan: or its shards.
+        inputs: any number of examples.
+        batch: how many at a time.
+        input_mode: `whole`: the first worker has them all, and sends the others their parts; `own`: every worker has
+            its part from the beginning.
+        wire: how numbers cross: `native`, `float16` or `int8`.
+        timeout_seconds: for all of it.
+
+    Raises:
+        InputError: inputs or a plan that workers cannot run.
+        WorkerError: a worker fails; the message is its line.
+    """
+    shards = shard(plan) if isinstance(plan, PartitionPlan) else tuple(plan)
+    (port,) = shards[0].inputs
+    num_examples = port.check("inputs", inputs, None)
+    with tempfile.TemporaryDirectory(prefix="plan-") as name:
+        folder = Path(name)
+        write_shards(shards, folder / SHARDS)
+        if input_mode == "own":
+            for worker in shards:
+                part = port.cut(inputs, worker.rank, num_examples)
+                np.save(folder / f"in-{worker.name}.npy", np.zeros((num_examples, 0)) if part is None else part.numpy())
+        else:
+            np.save(folder / "in.npy", inputs.numpy())
+        given = "in-{worker}.npy" if input_mode == "own" else "in.npy"
+        command = [
+            sys.executable, "-m", _SERVE, str(folder), "--inputs", str(folder / given), "--input-mode", input_mode,
+            "--out", str(folder / "out.safetensors"), "--batch", str(batch), "--wire", wire,
+            "--timeout", str(timeout_seconds),
+        ]  # fmt: skip
+        run_workers(command, len(shards), timeout_seconds)
+        found = safetensors.torch.load_file(folder / "out.safetensors")
+    outputs = tuple(found[port.name] for port in shards[0].outputs)
+    return outputs[0] if len(outputs) == 1 else outputs
+
+
+def run_workers(command: Sequence[str], num_workers: int, timeout_seconds: float) -> list[Finished]:
+    """Run a command as all workers on this machine.
+
+    Raises:
+        InputError: it says that its input is bad.
+        WorkerError: a worker fails.
+    """
+    # As torchrun has it: workers that share cores have one thread each.
+    ended = launch(command, num_workers, timeout_seconds, env={"OMP_NUM_THREADS": "1", **os.environ})
+    for worker in sorted((one for one in ended if one.failed), key=lambda one: (bool(one.ended), one.returncode == 1)):
+        said = worker.stderr.strip().splitlines()
+        line = said[-1] if said and not worker.ended else str(worker)
+        if worker.returncode == 2:
+            raise InputError(line.removeprefix("error: "))
+        raise WorkerError(line.removeprefix("failed: "))
+    return ended
