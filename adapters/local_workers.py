@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -13,11 +12,9 @@ import safetensors.torch
 from torch import Tensor
 
 from adapters.plan import PartitionPlan
-from adapters.runtime.failures import WorkerError
-from adapters.runtime.launch import Finished, launch
+from adapters.runtime.launch import run_workers
 from adapters.runtime.shard import SHARDS, Shard, write_shards
 from adapters.shards import shard
-from formulations.errors import InputError
 
 _SERVE = "adapters.runtime.serve"
 
@@ -68,21 +65,3 @@ def run_distributed(
         found = safetensors.torch.load_file(folder / "out.safetensors")
     outputs = tuple(found[port.name] for port in shards[0].outputs)
     return outputs[0] if len(outputs) == 1 else outputs
-
-
-def run_workers(command: Sequence[str], num_workers: int, timeout_seconds: float) -> list[Finished]:
-    """Run a command as all workers on this machine.
-
-    Raises:
-        InputError: it says that its input is bad.
-        WorkerError: a worker fails.
-    """
-    # As torchrun has it: workers that share cores have one thread each.
-    ended = launch(command, num_workers, timeout_seconds, env={"OMP_NUM_THREADS": "1", **os.environ})
-    for worker in sorted((one for one in ended if one.failed), key=lambda one: (bool(one.ended), one.returncode == 1)):
-        said = worker.stderr.strip().splitlines()
-        line = said[-1] if said and not worker.ended else str(worker)
-        if worker.returncode == 2:
-            raise InputError(line.removeprefix("error: "))
-        raise WorkerError(line.removeprefix("failed: "))
-    return ended

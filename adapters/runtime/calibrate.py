@@ -19,7 +19,7 @@ from pathlib import Path
 from adapters.command import Parser, exit_status
 from adapters.output import check_file
 from adapters.runtime.failures import WorkerError
-from adapters.runtime.launch import launch
+from adapters.runtime.launch import run_workers
 from formulations import environment
 from formulations.cluster import Cluster
 from formulations.errors import InputError
@@ -54,11 +54,7 @@ def local(
         path = out or str(Path(folder) / "cluster.toml")
         given = {"--out": path, "--names": ",".join(names), "--batch": str(batch), "--timeout": str(timeout_seconds)}
         command = [sys.executable, "-m", _MODULE, *(f"{option}={value}" for option, value in given.items())]
-        # As torchrun has it: workers that share cores have one thread each.
-        ended = launch(command, num_workers, timeout_seconds, env={"OMP_NUM_THREADS": "1", **os.environ})
-        for worker in sorted((one for one in ended if one.failed), key=lambda one: bool(one.ended)):
-            said = worker.stderr.strip().splitlines()
-            raise WorkerError(said[-1] if said and not worker.ended else str(worker))
+        run_workers(command, num_workers, timeout_seconds)
         return Cluster.read(path)
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+from adapters.runtime.failures import WorkerError
 from formulations.errors import InputError
 
 #: Tells a worker where to meet the others: an init method of torch.distributed.
@@ -88,6 +89,31 @@ def launch(
                 workers.start(command, cwd, {**(os.environ if env is None else env), **ours})
             ended = workers.wait(timeout_seconds)
         return workers.finished(ended)
+
+
+def run_workers(command: Sequence[str], num_workers: int, timeout_seconds: float) -> list[Finished]:
+    """Run a command as all workers on this machine, which share its cores: with one thread each, as torchrun has it.
+
+    Args:
+        command, num_workers, timeout_seconds: as for `launch`.
+
+    Raises:
+        InputError: the command says that its input is bad, or cannot be started.
+        WorkerError: a worker fails; its own line, where it has said one.
+    """
+    ended = launch(command, num_workers, timeout_seconds, env={"OMP_NUM_THREADS": "1", **os.environ})
+    for worker in sorted((one for one in ended if one.failed), key=_as_cause):
+        said = worker.stderr.strip().splitlines()
+        line = said[-1] if said and not worker.ended else str(worker)
+        if worker.returncode == 2:
+            raise InputError(line.removeprefix("error: "))
+        raise WorkerError(line.removeprefix("failed: "))
+    return ended
+
+
+def _as_cause(worker: Finished) -> tuple[bool, bool, bool]:
+    """Who says most about what was wrong comes first: bad input, a signal, then a line."""
+    return bool(worker.ended), worker.returncode != 2, worker.returncode > 0
 
 
 def _environment(rank: int, num_workers: int, file: Path) -> dict[str, str]:

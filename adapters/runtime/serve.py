@@ -1,7 +1,7 @@
 """Run a plan as one of its workers.
 
     torchrun --nproc-per-node 4 -m adapters.runtime.serve plan --inputs digits.npy --out scores.npy
-    torchrun --nproc-per-node 4 -m adapters.runtime.serve plan --bench 200 --batch 64
+    python -m adapters.runtime.serve plan --local --bench 200 --batch 64
 
 Every process loads its own shard and nothing else. docs/serving.md says more.
 """
@@ -33,7 +33,10 @@ if TYPE_CHECKING:
 
 #: What `adapters.runtime.wire` has, which needs torch.
 WIRES = ("native", "float16", "int8")
-_PROG = "python -m adapters.runtime.serve"
+_MODULE = "adapters.runtime.serve"
+_PROG = f"python -m {_MODULE}"
+#: Seconds; every wait has its own limit.
+_LONGEST = 30 * 24 * 3600.0
 SCHEMA = "serve/1"
 
 
@@ -45,7 +48,9 @@ def _parser() -> Parser:
         "bytes that crossed are not those of the plan, 2 bad input.",
     )
     parser.add_argument("plan", metavar="PLAN", help="a plan's folder; of its shards, this worker's is enough")
-    parser.add_argument("--worker", metavar="NAME", help="which worker this process is (default: by RANK)")
+    who = parser.add_mutually_exclusive_group()
+    who.add_argument("--worker", metavar="NAME", help="which worker this process is (default: by RANK)")
+    who.add_argument("--local", action="store_true", help="start all workers on this machine, without torchrun")
     parser.add_argument(
         "--inputs", metavar="FILE",
         help="examples first: .npy or .safetensors, or package.module:function, which yields batches",
@@ -75,6 +80,8 @@ def _parser() -> Parser:
 def _run(argv: Sequence[str] | None) -> int:
     arguments = _parser().parse_args(argv)
     _check(arguments)
+    if arguments.local:
+        return _local(arguments, sys.argv[1:] if argv is None else argv)
     from adapters.runtime.files import check_out
     from adapters.runtime.shard import find_shard
 
@@ -94,10 +101,28 @@ def _run(argv: Sequence[str] | None) -> int:
         return 1
 
 
+def _local(arguments: Namespace, argv: Sequence[str]) -> int:
+    """All workers on this machine."""
+    from adapters.runtime.launch import run_workers
+    from adapters.runtime.shard import worker_names
+
+    names = worker_names(Path(arguments.plan))
+    command = [sys.executable, "-m", _MODULE, *(argument for argument in argv if argument != "--local")]
+    try:
+        ended = run_workers(command, len(names), _LONGEST)
+    except WorkerError as error:
+        print(f"failed: {error}", file=sys.stderr)
+        return 1
+    for worker in ended:
+        sys.stdout.write(worker.stdout)
+        sys.stderr.write(worker.stderr)
+    return 0
+
+
 def _check(arguments: Namespace) -> None:
     """What argparse does not see. Raises InputError."""
-    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
-        raise InputError("no RANK and WORLD_SIZE; start one process for each worker with torchrun")
+    if not arguments.local and ("RANK" not in os.environ or "WORLD_SIZE" not in os.environ):
+        raise InputError("no RANK and WORLD_SIZE; start one process for each worker with torchrun, or give --local")
     if arguments.batch < 1:
         raise InputError(f"--batch is {arguments.batch}; give at least 1")
     if arguments.bench is not None and arguments.bench < 1:

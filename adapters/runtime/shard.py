@@ -149,25 +149,24 @@ def find_shard(plan: Path, worker_name: str | None, rank: int) -> Shard:
     Raises:
         InputError: it is missing, damaged, or of another plan than the one in the folder.
     """
-    folder = plan / SHARDS
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; give the folder of a plan, with this worker's shard")
-    name = worker_name if worker_name is not None else _name_of(folder, rank)
-    shard = read_shard(folder, name)
+    names = worker_names(plan)
+    if worker_name is None:
+        if not 0 <= rank < len(names):
+            raise InputError(f"RANK is {rank}; the plan is for {len(names)} workers: start one process for each")
+        worker_name = names[rank]
+    shard = read_shard(plan / SHARDS, worker_name)
     about = plan / "plan.json"
     if about.exists() and json.loads(about.read_bytes()).get("shards") != shard.digest:
-        raise InputError(f"{files(folder, name)[0]}: is of another plan than {about}; copy the shards of that plan")
+        raise InputError(f"{files(plan / SHARDS, worker_name)[0]}: is of another plan than {about}; copy that plan's")
     return shard
 
 
-def _name_of(folder: Path, rank: int) -> str:
-    """The name of a worker by its number, which every shard tells."""
+def worker_names(plan: Path) -> list[str]:
+    """The names of the plan's workers, which every shard tells. Raises InputError where there is none."""
+    folder = plan / SHARDS
     for path in sorted(folder.glob("*.json")):
-        names = _read_json(path)["workers"]
-        if not 0 <= rank < len(names):
-            raise InputError(f"RANK is {rank}; the plan is for {len(names)} workers: start one process for each")
-        return str(names[rank])
-    raise InputError(f"{folder}: holds no shard; copy the one of this worker there")
+        return [str(name) for name in _read_json(path)["workers"]]
+    raise InputError(f"{folder}: holds no shard; give the folder of a plan, with the shard of this worker")
 
 
 def _read_json(path: Path) -> dict[str, Any]:
