@@ -123,7 +123,17 @@ class Sharding:
             self._require_dims(op, source)
             self._channelwise(op, source, list(op.outputs))
 
-    _pad = _batch_norm = _reduction = _spatial
+    _batch_norm = _reduction = _spatial
+
+    def _pad(self, op: Operation) -> None:
+        name, here = op.operands[0], self._part(self._named(op)[0])
+        if self._own[name] is not None or here is None:
+            self._spatial(op)
+            return
+        # Nothing but what it is padded with, around none of the channels.
+        none = Part(self._unique(name), self._program.values[name], here.dim, np.zeros(0, dtype=np.int64))
+        self._emit("zeros.default", [list(none.sizes)], {"dtype": none.value.dtype}, [none.name])
+        self._channelwise(op, none, list(op.outputs))
 
     def _depthwise(self, op: Operation) -> None:
         source = self._own[op.operands[0]]

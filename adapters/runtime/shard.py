@@ -22,8 +22,9 @@ from torch import Tensor
 from adapters.file_stem import file_stem
 from adapters.runtime.arguments import dtype_name, dtype_named, from_json, to_json
 from adapters.runtime.messages import Transfer
+from adapters.runtime.operations import operation
 from adapters.runtime.ports import Port
-from adapters.runtime.steps import Step, step_from_json, step_to_json
+from adapters.runtime.steps import Compute, Step, step_from_json, step_to_json
 from formulations.errors import InputError
 
 SCHEMA = "shard/1"
@@ -196,8 +197,8 @@ def read_shard(folder: str | Path, worker_name: str) -> Shard:
     content = _read_json(about)
     try:
         shard = _shard(content, _tensors(tensors, content["sha256"]))
-    except InputError:
-        raise
+    except InputError as error:
+        raise InputError(str(error) if str(tensors) in str(error) else f"{about}: {error}") from None
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise InputError(
             f"{about}: not a whole {SCHEMA} file ({type(error).__name__}: {error}); copy it again"
@@ -237,6 +238,9 @@ def _shard(content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Shard:
         )
         for entry in content["transfers"]
     )
+    for step in steps:
+        if isinstance(step, Compute):
+            operation(step.target)
     missing = {key for step in steps for key in step.stored} - set(stored)
     if missing:
         raise ValueError(f"tensor {min(missing)!r} is missing")

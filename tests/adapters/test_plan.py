@@ -21,8 +21,8 @@ from torch import nn
 from adapters import PartitionPlan, apply_plan, partition_model, pictures, plan_files
 from adapters.explain import diff, explain
 from adapters.extract import Prices
-from adapters.plan import GroupPlan, LayerPlan, Message, model_digest
 from adapters.file_stem import file_stem
+from adapters.plan import GroupPlan, LayerPlan, Message, model_digest
 from formulations import Assignment, Cluster, InputError, LayerProblem
 from formulations.certificate import Certificate
 from solvers import SolveLimits, solve
