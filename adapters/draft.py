@@ -111,8 +111,21 @@ class Drafts:
             free = sent_anyway(placed.network, layer.activation, placed.worker, choosing, done)
             loss = layer_loss(self._model, layer, moments, self._costs[index].importance)
             placed = placed.following(index, loss, free)
-        kept = placed.network.available(index, placed.worker) & (placed.network.gains[index] > 0)
+        kept = self._kept(placed, index)
         return placed, kept, self._refit(model, index, kept, moments)
+
+    def _kept(self, placed: Placement, index: int) -> NDArray[np.bool_]:
+        """N×M: of the kernels at hand, those worth more than keeping them costs.
+
+        By the costs as they are: what gains less than rounding is kept where it costs nothing. Otherwise the neurons
+        of a wide layer would each keep another set of inputs, and each would need a factorisation of its own.
+        """
+        network = placed.network
+        if index in placed.losses:
+            worth = network.gains[index] > 0
+        else:
+            worth = self._costs[index].prune_cost > network.prices.per_weight
+        return network.available(index, placed.worker) & worth
 
     def _refit(self, model: nn.Module, index: int, kept: NDArray[np.bool_], moments: Moments) -> float:
         """Set one layer of `model` to what fits best with the kernels kept; the relative error that is left."""

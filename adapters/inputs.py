@@ -20,7 +20,7 @@ def read_inputs(path: str, dtype: torch.dtype) -> Tensor:
         InputError: no such file, or it holds something else.
     """
     if not path.endswith((".npy", ".safetensors")):
-        raise InputError(f"{path}: examples end in .npy or .safetensors; save it as one of them")
+        raise InputError(f"{path}: a file of examples ends in .npy or .safetensors; save it as one of them")
     try:
         inputs = _read_npy(path) if path.endswith(".npy") else _read_safetensors(path)
     except OSError as error:
