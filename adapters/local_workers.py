@@ -52,7 +52,8 @@ def run_distributed(
         if input_mode == "own":
             for worker in shards:
                 part = port.cut(inputs, worker.rank, num_examples)
-                np.save(folder / f"in-{worker.name}.npy", np.zeros((num_examples, 0)) if part is None else part.numpy())
+                if part is not None:
+                    np.save(folder / f"in-{worker.name}.npy", part.numpy())
         else:
             np.save(folder / "in.npy", inputs.numpy())
         given = "in-{worker}.npy" if input_mode == "own" else "in.npy"

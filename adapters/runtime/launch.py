@@ -101,14 +101,24 @@ def run_workers(command: Sequence[str], num_workers: int, timeout_seconds: float
         InputError: the command says that its input is bad, or cannot be started.
         WorkerError: a worker fails; its own line, where it has said one.
     """
-    ended = launch(command, num_workers, timeout_seconds, env={"OMP_NUM_THREADS": "1", **os.environ})
+    ended = launch(command, num_workers, timeout_seconds, env=one_thread())
+    check_ended(ended)
+    return ended
+
+
+def one_thread() -> dict[str, str]:
+    """This process's environment, with one thread for each worker unless it says otherwise."""
+    return {"OMP_NUM_THREADS": "1", **os.environ}
+
+
+def check_ended(ended: Sequence[Finished]) -> None:
+    """Raises InputError or WorkerError as `run_workers` does."""
     for worker in sorted((one for one in ended if one.failed), key=_as_cause):
         said = worker.stderr.strip().splitlines()
         line = said[-1] if said and not worker.ended else str(worker)
         if worker.returncode == 2:
             raise InputError(line.removeprefix("error: "))
         raise WorkerError(line.removeprefix("failed: "))
-    return ended
 
 
 def _as_cause(worker: Finished) -> tuple[bool, bool, bool]:

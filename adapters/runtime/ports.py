@@ -71,10 +71,14 @@ class Port:
         if part.dtype != self.dtype:
             raise InputError(f"{what} is {part.dtype}; the network takes {self.dtype}")
         if part.is_floating_point() and not bool(part.isfinite().all()):
-            rows = to_rows(part, next((d for d, s in enumerate(expected) if isinstance(s, PerExample)), None), batch)
+            rows = to_rows(part, self.part_batch_dim(rank), batch)
             first = int((~rows.isfinite()).any(dim=1).nonzero()[0])
             raise InputError(f"{what} holds NaN or infinite numbers in example {first}; give finite ones")
         return batch
+
+    def part_batch_dim(self, rank: int | None) -> int | None:
+        """That dimension of a worker's part; None for `rank`: of the whole tensor."""
+        return 0 if rank is not None and self.dim == ROWS else self.batch_dim
 
     def part_sizes(self, rank: int) -> tuple[Size, ...]:
         """Of the dimensions of a worker's part."""

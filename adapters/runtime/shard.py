@@ -150,24 +150,38 @@ def find_shard(plan: Path, worker_name: str | None, rank: int) -> Shard:
     Raises:
         InputError: it is missing, damaged, or of another plan than the one in the folder.
     """
-    names = worker_names(plan)
     if worker_name is None:
+        names = worker_names(plan)
         if not 0 <= rank < len(names):
             raise InputError(f"RANK is {rank}; the plan is for {len(names)} workers: start one process for each")
         worker_name = names[rank]
     shard = read_shard(plan / SHARDS, worker_name)
     about = plan / "plan.json"
-    if about.exists() and json.loads(about.read_bytes()).get("shards") != shard.digest:
+    if about.exists() and _digest_in(about) != shard.digest:
         raise InputError(f"{files(plan / SHARDS, worker_name)[0]}: is of another plan than {about}; copy that plan's")
     return shard
 
 
+def _digest_in(about: Path) -> object:
+    """What plan.json says of its shards. Raises InputError."""
+    try:
+        return json.loads(about.read_bytes())["shards"]
+    except OSError as error:
+        raise InputError(f"{about}: cannot be read ({error.strerror or error}); check the file") from None
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise InputError(f"{about}: not a whole plan.json that tells its shards; copy it again") from None
+
+
 def worker_names(plan: Path) -> list[str]:
-    """The names of the plan's workers, which every shard tells. Raises InputError where there is none."""
+    """The names of the plan's workers, which every shard tells. Raises InputError where there is no readable one."""
     folder = plan / SHARDS
+    damaged = None
     for path in sorted(folder.glob("*.json")):
-        return [str(name) for name in _read_json(path)["workers"]]
-    raise InputError(f"{folder}: holds no shard; give the folder of a plan, with the shard of this worker")
+        try:
+            return [str(name) for name in _read_json(path)["workers"]]
+        except InputError as error:
+            damaged = error
+    raise damaged or InputError(f"{folder}: holds no shard; give the folder of a plan, with the shard of this worker")
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""One worker at work: its shard's steps, batch after batch, and the ends where inputs come in and outputs go out.
+"""One worker at work: its shard's steps, batch after batch.
 
-Shapes: P workers, E elements of a tensor per example.
+Shapes: P workers.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from adapters.runtime.arguments import size
 from adapters.runtime.exchange import Group
-from adapters.runtime.messages import Transfer
-from adapters.runtime.ports import Port
+from adapters.runtime.messages import Counters
 from adapters.runtime.shard import Shard
 from adapters.runtime.steps import Messages, Receive, Run, Send, outputs
+from adapters.runtime.wire import wire_bytes
 
 
 class Worker:
     """A shard on a process of a group.
 
     Attributes:
+        wire: how numbers cross.
         exchanges: by transfer.
         step_seconds: what each step of the last `run` took.
     """
@@ -35,7 +35,7 @@ class Worker:
         Raises:
             InputError: no such wire.
         """
-        self.shard, self.group = shard, group
+        self.shard, self.group, self.wire = shard, group, wire
         self._stored = {key: tensor.to(group.device) for key, tensor in shard.stored.items()}
         self.exchanges = [group.exchange(transfer, wire) for transfer in shard.transfers]
         self._last_uses = _last_uses(shard)
@@ -43,10 +43,28 @@ class Worker:
         self._only_sent = [s.transfer for s in shard.steps if isinstance(s, Send) and s.transfer not in received]
         self.step_seconds = [0.0] * len(shard.steps)
 
+    @property
+    def predicted_bytes(self) -> list[int]:
+        """P; per example, to each other worker: the plan's, or on another wire what that makes of its messages."""
+        if self.wire == "native":
+            return list(self.shard.bytes_by_link[self.shard.rank])
+        found = [0] * len(self.shard.worker_names)
+        for transfer in self.shard.transfers:
+            for peer, count in transfer.sends.items():
+                found[peer] += wire_bytes(count, transfer.dtype, self.wire)
+        return found
+
+    @property
+    def counters(self) -> Counters:
+        """Of all exchanges, as they are now."""
+        return Counters.total(len(self.shard.worker_names), (exchange.counters for exchange in self.exchanges))
+
     def run(
         self, inputs: Sequence[Tensor | None], batch: int, messages: Sequence[Messages] | None = None
     ) -> list[Tensor | None]:
         """This worker's parts of the outputs, of its parts of the inputs; None where it has nothing.
+
+        They may lie in the memory of messages: valid until the next call.
 
         Args:
             batch: examples.
@@ -68,94 +86,6 @@ class Worker:
             for transfer in self._only_sent:
                 run.messages[transfer].finish()
         return [run.values.get(port.name) for port in self.shard.outputs]
-
-
-class Entrance:
-    """Where whole inputs come in at one worker, which sends the others their parts, and how many examples they are."""
-
-    def __init__(self, shard: Shard, group: Group, source: int) -> None:
-        self._ports, self._group, self._source = shard.inputs, group, source
-        here, peers = group.rank == source, [rank for rank in range(len(group.worker_names)) if rank != source]
-        count = Transfer(
-            "number of examples", dict.fromkeys(peers, 1) if here else {}, {} if here else {source: 1}, torch.int64
-        )
-        self._announced = group.exchange(count)
-        self.exchanges = [group.exchange(self._transfer(port, peers)) for port in self._ports]
-
-    def _transfer(self, port: Port, peers: Sequence[int]) -> Transfer:
-        numbers = {rank: port.numbers(rank) for rank in peers if port.has[rank]}
-        sends = numbers if self._group.rank == self._source else {}
-        receives = {self._source: numbers[self._group.rank]} if self._group.rank in numbers else {}
-        return Transfer(f"input {port.name!r}", sends, receives, port.dtype)
-
-    def admit(self, whole: Sequence[Tensor] | None) -> tuple[list[Tensor | None], int]:
-        """This worker's parts, and how many examples they are of; 0 when there are no more.
-
-        Args:
-            whole: the inputs, at the source; None after the last, and elsewhere.
-
-        Raises:
-            InputError: at the source, inputs that do not fit.
-            WorkerError: another worker does not do its part.
-        """
-        batch = self._announce(whole)
-        return [
-            self._admitted(number, None if whole is None else whole[number], batch) if batch else None
-            for number in range(len(self._ports))
-        ], batch
-
-    def _announce(self, whole: Sequence[Tensor] | None) -> int:
-        batch = 0
-        for port, tensor in zip(self._ports, whole or (), strict=False):
-            batch = port.check(f"input {port.name!r}", tensor, None)
-        for buffer in self._announced.outgoing(1).values():
-            buffer.fill_(batch)
-        self._announced.start()
-        told = self._announced.finish()
-        return int(told[self._source]) if told else batch
-
-    def _admitted(self, number: int, whole: Tensor | None, batch: int) -> Tensor | None:
-        port, exchange, me = self._ports[number], self.exchanges[number], self._group.rank
-        for rank, buffer in exchange.outgoing(batch).items():
-            assert whole is not None
-            buffer.copy_(_present(port.cut(whole, rank, batch)).reshape(-1))
-        exchange.start()
-        received = exchange.finish()
-        if whole is not None:
-            return port.cut(whole.to(self._group.device), me, batch)
-        if not received:
-            return None
-        return received[self._source].view([size(length, batch) for length in port.part_sizes(me)])
-
-
-class Exit:
-    """Where outputs are put together at one worker."""
-
-    def __init__(self, shard: Shard, group: Group, target: int) -> None:
-        self._ports, self._group, self._target = shard.outputs, group, target
-        self.exchanges = [group.exchange(self._transfer(port)) for port in self._ports]
-
-    def _transfer(self, port: Port) -> Transfer:
-        numbers = {rank: port.numbers(rank) for rank in port.senders(self._target)}
-        sends = {self._target: numbers[self._group.rank]} if self._group.rank in numbers else {}
-        return Transfer(f"output {port.name!r}", sends, numbers if self._group.rank == self._target else {}, port.dtype)
-
-    def collect(self, parts: Sequence[Tensor | None], batch: int) -> list[Tensor] | None:
-        """The whole outputs at the target, None elsewhere. Raises WorkerError."""
-        found = []
-        for port, part, exchange in zip(self._ports, parts, self.exchanges, strict=True):
-            for buffer in exchange.outgoing(batch).values():
-                buffer.copy_(_present(part).reshape(-1))
-            exchange.start()
-            there = exchange.finish() | ({} if part is None else {self._group.rank: part})
-            if self._group.rank == self._target:
-                found.append(port.joined(there, batch))
-        return found if self._group.rank == self._target else None
-
-
-def _present(part: Tensor | None) -> Tensor:
-    assert part is not None, "who has nothing sends nothing"
-    return part
 
 
 def _last_uses(shard: Shard) -> list[list[str]]:
