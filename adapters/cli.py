@@ -15,6 +15,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from adapters.command import Parser, check_run, exit_status, say_interrupted
@@ -338,16 +339,29 @@ def _report(
     *,
     interrupted: bool,
 ) -> None:
+    shards = {} if arguments.out is None else _shard_bytes(Path(arguments.out), plan.cluster.worker_names)
     if arguments.json != STANDARD_OUTPUT:
         print(plan, *figures.values(), sep="\n")
+        if shards:
+            listed = ", ".join(f"{name} {size / 1e6:.2f} MB" for name, size in shards.items())
+            print(f"shards: {listed}; python -m adapters.runtime.serve {arguments.out} --local --bench 100 runs them")
     if arguments.json is not None:
         content = {"model": arguments.model, "out": arguments.out, "interrupted": interrupted, **_summary(plan)}
+        content |= {"shard_bytes": shards}
         content |= {name: figure.as_json() for name, figure in figures.items()}
         write_json(arguments.json, SCHEMA, content)
     for warning in plan.warnings:
         _say(warning)
     if interrupted:
         say_interrupted()
+
+
+def _shard_bytes(folder: Path, names: Sequence[str]) -> dict[str, int]:
+    """By worker, of the tensors in its shard; none where workers cannot run the plan."""
+    from adapters.runtime.shard import SHARDS, files
+
+    paths = {name: files(folder / SHARDS, name)[1] for name in names}
+    return {name: path.stat().st_size for name, path in paths.items() if path.exists()}
 
 
 def _summary(plan: PartitionPlan) -> dict[str, Any]:
