@@ -1,4 +1,4 @@
-"""Curves as SVG: gaps against time, and what networks lose against what they send."""
+"""Curves as SVG: gaps against time, what networks lose against what they send, times against rates of networks."""
 
 from __future__ import annotations
 
@@ -76,6 +76,26 @@ def plot_shares(panels: Mapping[str, Mapping[str, Curve]], ylabel: str, path: st
         for scale in (axis.xaxis, axis.yaxis):
             scale.set_major_formatter(_per_cent)
         axis.legend(fontsize="small")
+    _write(figure, path)
+
+
+def plot_rates(curves: Mapping[str, Sequence[tuple[float, float, float]]], path: str) -> None:
+    """Draw times of a batch against the rate of the network, both logarithmic; what was predicted is dashed.
+
+    Args:
+        curves: system → (Mbit/s, measured ms, predicted ms).
+        path: of the SVG.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    figure, (axis,) = _panels(1)
+    for label, points in curves.items():
+        rates, times, predicted = zip(*sorted(points), strict=True)
+        (line,) = axis.plot(rates, times, "o-", label=label)
+        axis.plot(rates, predicted, "--", color=line.get_color(), alpha=0.6)
+    axis.set(title="predicted: dashed", xlabel="Mbit/s", ylabel="ms per batch", xscale="log", yscale="log")
+    axis.legend(fontsize="small")
     _write(figure, path)
 
 
