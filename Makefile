@@ -10,12 +10,14 @@ compare: $(VENV)/installed
 
 # Small tensors on several threads wait for each other more than they work.
 test test-all: export OMP_NUM_THREADS ?= 1
+# A file's tests share what they plan and train, so files go to processes whole.
+PYTEST := $(RUN) -m pytest -n 2 --dist loadfile
 
 test: $(VENV)/installed
-	$(RUN) -m pytest
+	$(PYTEST)
 
 test-all: $(VENV)/installed
-	$(RUN) -m pytest -m ''
+	$(PYTEST) -m ''
 
 # torch first: see constraints.txt.
 $(VENV)/installed: pyproject.toml constraints.txt
