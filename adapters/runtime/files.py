@@ -22,11 +22,6 @@ from formulations.files import write_file
 Batch = tuple[list[Tensor | None], int]
 
 
-def own_file(path: str, worker_name: str) -> str:
-    """The file's name with the worker's in place of `{worker}`."""
-    return path.replace("{worker}", worker_name)
-
-
 def batches(source: str, shard: Shard, at_a_time: int, rank: int | None) -> Iterator[Batch]:
     """The inputs, batch after batch, checked.
 
@@ -81,15 +76,16 @@ def _checked(what: str, parts: Sequence[Any], wanted: Sequence[Port], ports: Seq
         found[port.name] = _tensor(what, part, port)
         counts.add(port.check(what, found[port.name], rank))
     if len(counts) != 1 or 0 in counts:
-        raise InputError(f"{what}: arrays of {sorted(counts)} examples; give all of them the same, at least 1")
+        said = " and ".join(map(str, sorted(counts)))
+        raise InputError(f"{what}: of {said} examples; give all arrays the same number of them, at least 1")
     return [found.get(port.name) for port in ports], counts.pop()
 
 
 def _tensor(what: str, part: Any, port: Port) -> Tensor:
     try:  # a copy of what is no tensor: torch warns of arrays that may not be written to
         tensor = part.detach() if isinstance(part, Tensor) else torch.tensor(np.asarray(part))
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"{what}: a {type(part).__name__} is no array of numbers ({error}); yield arrays") from None
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError(f"{what}: a {type(part).__name__} is no array of numbers; yield arrays or tensors") from None
     return tensor.to(port.dtype) if tensor.is_floating_point() and port.dtype.is_floating_point else tensor
 
 
@@ -150,4 +146,4 @@ def check_out(path: str, shard: Shard, rank: int | None) -> None:
     names = [port.name for port in shard.outputs if rank is None or port.has[rank]]
     if path.endswith(".npy") and len(names) > 1:
         raise InputError(f"--out {path}: there are {len(names)} outputs, {', '.join(names)}; write a .safetensors")
-    check_file("--out", own_file(path, shard.name))
+    check_file("--out", path)

@@ -130,6 +130,9 @@ def _work(arguments: Namespace) -> int:
 
     shard = find_shard(Path(arguments.plan), arguments.worker, int(os.environ["RANK"]))
     at = 0 if arguments.at is None else _named(arguments.at, shard)
+    for key in ("inputs", "out", "json"):
+        if (path := getattr(arguments, key)) is not None:
+            setattr(arguments, key, path.replace("{worker}", shard.name))
     _check_files(arguments, shard, shard.rank == at)
     from adapters.runtime.exchange import Group
     from adapters.runtime.worker import Worker
@@ -173,7 +176,7 @@ def _check_same_plan(group: Group, shard: Shard) -> None:
 def _answer(arguments: Namespace, worker: Worker, at: int) -> int:
     """Run all inputs."""
     from adapters.runtime.ends import Exit
-    from adapters.runtime.files import Results, own_file
+    from adapters.runtime.files import Results
 
     shard, group = worker.shard, worker.group
     here, leave = group.rank == at, arguments.leave
@@ -190,19 +193,19 @@ def _answer(arguments: Namespace, worker: Worker, at: int) -> int:
         _say("\n")
     group.barrier()  # nothing is written where somebody failed
     if arguments.out is not None and (here or leave):
-        results.write(own_file(arguments.out, shard.name))
+        results.write(arguments.out)
     return 0 if arguments.json is None else _crossed(arguments, worker, results, here)
 
 
 def _admitted(arguments: Namespace, worker: Worker, at: int) -> Iterator[Batch]:
     """This worker's parts of each batch."""
     from adapters.runtime.ends import Entrance, OwnEntrance
-    from adapters.runtime.files import batches, own_file
+    from adapters.runtime.files import batches
 
     shard, group, own = worker.shard, worker.group, arguments.input_mode == "own"
     entrance = OwnEntrance(shard, group) if own else Entrance(shard, group, at)
     at_a_time = arguments.batch if shard.examples is None else 1
-    given = batches(own_file(arguments.inputs, shard.name), shard, at_a_time, shard.rank if own else None)
+    given = batches(arguments.inputs, shard, at_a_time, shard.rank if own else None)
     while (admitted := entrance.admit(next(given, None) if entrance.fed else None)) is not None:
         yield admitted
 
