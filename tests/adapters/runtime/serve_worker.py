@@ -4,6 +4,7 @@ It writes NAME.RANK.json for each, and waits for the others before the next.
 """
 
 import contextlib
+import gc
 import io
 import json
 import os
@@ -36,6 +37,7 @@ def ran(argv, env):
     out, err, begin = io.StringIO(), io.StringIO(), time.monotonic()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         status = serve.main(argv)
+    gc.collect()  # connections are dropped, as when a process ends
     os.environ.clear()
     os.environ.update(before)
     return {
