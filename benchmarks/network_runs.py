@@ -32,6 +32,8 @@ _TIMEOUT_SECONDS = 3600.0
 #: For one wait, as far as bytes do not ask for more.
 _WAIT_SECONDS = 120.0
 _BYTES_PER_MBIT = 125_000.0
+#: Of the layer whose speed is measured.
+_WIDTHS = (64, 2048)
 #: Of what is next to free.
 _FREE = 1e9
 
@@ -122,6 +124,7 @@ def runs(systems: Sequence[System], rates: Sequence[float], work: Workload) -> I
     Raises:
         InputError: a worker failed, or bytes were not those of the plan; the message says which.
     """
+    width = _width(systems[0])
     for rate in rates:
         with network_hosts(work.num_workers, rate * _BYTES_PER_MBIT, work.delay_seconds) as hosts:
             told = rate if hosts.namespaces else None
@@ -129,7 +132,7 @@ def runs(systems: Sequence[System], rates: Sequence[float], work: Workload) -> I
             if hosts.note:
                 _say(f"{title}: {hosts.note}")
             begin = time.perf_counter()
-            cluster = calibrated(hosts, work.batch)
+            cluster = calibrated(hosts, work.batch, width)
             _say(f"{title}: calibrated in {time.perf_counter() - begin:.0f} s")
             yield from _in_turn(systems, hosts, cluster, told, work, title)
         if told is None:
@@ -198,11 +201,11 @@ def _say(text: str) -> None:
 # On the hosts
 
 
-def calibrated(hosts: Hosts, batch: int) -> Cluster:
-    """The cluster of the hosts, measured on them all."""
+def calibrated(hosts: Hosts, batch: int, width: int) -> Cluster:
+    """The cluster of the hosts, measured on them all with layers of this width."""
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder) / "cluster.toml")
-        run_on(hosts, "adapters.runtime.calibrate", "--out", path, "--batch", str(batch))
+        run_on(hosts, "adapters.runtime.calibrate", "--out", path, "--batch", str(batch), "--width", str(width))
         return Cluster.read(path)
 
 
@@ -245,6 +248,12 @@ def stages(folder: str) -> list[Stage]:
 
     path = min((Path(folder) / SHARDS).glob("*.json"))
     return [Stage.from_json(stage) for stage in json.loads(path.read_bytes())["stages"]]
+
+
+def _width(system: System) -> int:
+    """Of a square layer as large as the largest product of one worker."""
+    most = max(float(stage.macs.sum(axis=1).max()) for stage in stages(system.folder))
+    return int(np.clip(np.sqrt(most), *_WIDTHS))
 
 
 def parts(found: Sequence[Stage], cluster: Cluster, batch: int) -> Parts:

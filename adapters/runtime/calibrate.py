@@ -24,8 +24,10 @@ from formulations import environment
 from formulations.cluster import Cluster
 from formulations.errors import InputError
 
-DEFAULT_BATCH = 64
+DEFAULT_BATCH, DEFAULT_WIDTH = 64, 512
 DEFAULT_TIMEOUT = 300.0
+#: Its weights take 1 GiB.
+_WIDEST = 16384
 _MODULE = "adapters.runtime.calibrate"
 
 
@@ -34,6 +36,7 @@ def local(
     *,
     names: Sequence[str] = (),
     batch: int = DEFAULT_BATCH,
+    width: int = DEFAULT_WIDTH,
     timeout_seconds: float = DEFAULT_TIMEOUT,
     out: str | None = None,
 ) -> Cluster:
@@ -42,6 +45,7 @@ def local(
     Args:
         names: of the workers; `w0`… by default.
         batch: examples at a time of the layer whose speed is measured.
+        width: its inputs and neurons.
         timeout_seconds: for all of it.
         out: the cluster's file, to be kept.
 
@@ -49,21 +53,24 @@ def local(
         InputError: no number of workers, examples or seconds, or names that do not fit.
         WorkerError: a process failed.
     """
-    names = _checked(num_workers, names, batch, timeout_seconds)
+    names = _checked(num_workers, names, batch, width, timeout_seconds)
     with tempfile.TemporaryDirectory() as folder:
         path = out or str(Path(folder) / "cluster.toml")
-        given = {"--out": path, "--names": ",".join(names), "--batch": str(batch), "--timeout": str(timeout_seconds)}
+        given = {"--out": path, "--names": ",".join(names), "--batch": str(batch), "--width": str(width),
+                 "--timeout": str(timeout_seconds)}  # fmt: skip
         command = [sys.executable, "-m", _MODULE, *(f"{option}={value}" for option, value in given.items())]
         run_workers(command, num_workers, timeout_seconds)
         return Cluster.read(path)
 
 
-def _checked(num_workers: int, names: Sequence[str], batch: int, timeout_seconds: float) -> Sequence[str]:
+def _checked(num_workers: int, names: Sequence[str], batch: int, width: int, timeout_seconds: float) -> Sequence[str]:
     """The names. Raises InputError for anything that cannot be measured with."""
     if num_workers < 1:
         raise InputError(f"{num_workers} workers asked for; give at least 1")
     if batch < 1:
         raise InputError(f"the batch has {batch} examples; give at least 1")
+    if not 1 <= width <= _WIDEST:
+        raise InputError(f"the layer is {width} wide; give 1 to {_WIDEST}")
     if not (math.isfinite(timeout_seconds) and timeout_seconds > 0):
         raise InputError(f"the timeout is {timeout_seconds} seconds; give a number > 0")
     names = names or [f"w{rank}" for rank in range(num_workers)]
@@ -87,6 +94,11 @@ def _parser() -> Parser:
         "--batch", type=int, default=DEFAULT_BATCH, metavar="N", help="examples at a time (default: %(default)s)"
     )
     parser.add_argument(
+        "--width", type=int, default=DEFAULT_WIDTH, metavar="N",
+        help="inputs and neurons of the layer whose speed is measured; where the layers to be run are too large for a "
+        "cache, give one that is, too (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
         "--timeout", type=float, default=DEFAULT_TIMEOUT, metavar="SECONDS",
         help="for each wait for another worker; with --local for all of it (default: %(default)s)",
     )  # fmt: skip
@@ -96,14 +108,14 @@ def _parser() -> Parser:
 def _worker(arguments: Namespace, names: Sequence[str]) -> None:
     """This process's part, as one of several."""
     from adapters.runtime.exchange import Group  # torch, for which --help does not wait
-    from adapters.runtime.measure import WIDTH, measured
+    from adapters.runtime.measure import measured
 
     rank = int(os.environ["RANK"])
     tells = rank == 0 and sys.stderr.isatty()
     with Group.connect(rank, names, timeout_seconds=arguments.timeout) as group:
-        found = measured(group, arguments.batch, _say if tells else lambda text: None)
+        found = measured(group, arguments.batch, arguments.width, _say if tells else lambda text: None)
         if rank == 0:
-            found.write(arguments.out, _comment(group.device.type, arguments.batch, WIDTH))
+            found.write(arguments.out, _comment(group.device.type, arguments.batch, arguments.width))
 
 
 def _comment(device: str, batch: int, width: int) -> str:
@@ -132,14 +144,14 @@ def _run(argv: Sequence[str] | None) -> int:
             if sys.stderr.isatty():
                 _say(f"{arguments.local} workers on this machine")
             local(
-                arguments.local, names=names, batch=arguments.batch, timeout_seconds=arguments.timeout,
-                out=arguments.out,
+                arguments.local, names=names, batch=arguments.batch, width=arguments.width,
+                timeout_seconds=arguments.timeout, out=arguments.out,
             )  # fmt: skip
         elif "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
             raise InputError("no RANK and WORLD_SIZE; start it with torchrun, or give --local P")
         else:
             num_workers = int(os.environ["WORLD_SIZE"])
-            _worker(arguments, _checked(num_workers, names, arguments.batch, arguments.timeout))
+            _worker(arguments, _checked(num_workers, names, arguments.batch, arguments.width, arguments.timeout))
     except WorkerError as error:
         print(f"failed: {error}", file=sys.stderr)
         return 1

@@ -25,8 +25,8 @@ from adapters.runtime.messages import Transfer
 from adapters.runtime.rates import Computing, FloatArray, Message
 from formulations.cluster import Cluster
 
-#: Inputs and neurons of the layer whose speed is measured, and of the one that is next to none.
-WIDTH, NO_WIDTH = 512, 4
+#: Inputs and neurons of a layer that is next to none.
+_NO_WIDTH = 4
 #: What one measurement of a rate should take, in seconds, and how many there are at least and at most.
 _LONG_ENOUGH = 0.1
 _REPEATS, _MOST_REPEATS = 5, 50
@@ -35,17 +35,20 @@ _FIRST_LONG, _LONGEST = 2**16, 2**20
 _NUMBER_BYTES = 4
 
 
-def measured(group: Group, batch: int, show: Callable[[str], None] = lambda text: None) -> Cluster:
+def measured(group: Group, batch: int, width: int, show: Callable[[str], None] = lambda text: None) -> Cluster:
     """The cluster of the group's workers; all of them call this, and all get the same.
 
     Args:
         batch: examples at a time of the layer whose speed is measured.
+        width: its inputs and neurons.
         show: is told what is measured next.
     """
     everyone = range(len(group.worker_names))
     show("multiplications")
     group.barrier()  # all at the same time
-    computing = [Computing(**found) for found in _shared(group, "computing", asdict(_computing(batch, group.device)))]
+    computing = [
+        Computing(**found) for found in _shared(group, "computing", asdict(_computing(batch, width, group.device)))
+    ]
     links: dict[tuple[int, int], Message] = {}
     for ends in ((p, q) for p in everyone for q in everyone if p != q):
         show(f"link {' → '.join(group.worker_names[p] for p in ends)}")
@@ -60,6 +63,8 @@ def measured(group: Group, batch: int, show: Callable[[str], None] = lambda text
     if len(everyone) == 1:
         return rates.rounded(found)
     show("all links at once")
+    short = _all_at_once(group, np.full_like(found.bytes_per_second, _NUMBER_BYTES), _MOST_REPEATS)
+    found = rates.with_short_to_all(found, short)
     seconds = min(_LONG_ENOUGH, _LONGEST * _NUMBER_BYTES / found.bytes_per_second.max())
     num_bytes = rates.bytes_for_all(found, seconds)
     took = _all_at_once(group, num_bytes, _repeats(seconds))
@@ -75,9 +80,9 @@ def _shared(group: Group, key: str, mine: object) -> list[Any]:
 # Multiplications
 
 
-def _computing(batch: int, device: torch.device) -> Computing:
-    fixed = _layer_seconds(batch, NO_WIDTH, device)
-    return Computing(rates.rate(batch * WIDTH**2, _layer_seconds(batch, WIDTH, device), fixed), fixed)
+def _computing(batch: int, width: int, device: torch.device) -> Computing:
+    fixed = _layer_seconds(batch, _NO_WIDTH, device)
+    return Computing(rates.rate(batch * width**2, _layer_seconds(batch, width, device), fixed), fixed)
 
 
 def _layer_seconds(batch: int, width: int, device: torch.device) -> float:

@@ -135,6 +135,18 @@ def bytes_for_all(measured: Cluster, seconds: float) -> FloatArray:
     return np.ceil(seconds * rates * np.minimum(share, 1.0))
 
 
+def with_short_to_all(measured: Cluster, seconds: float) -> Cluster:
+    """The cluster whose messages need at least as long as next to nothing from all to all did.
+
+    A worker has several messages in hand then, and may share its cores with others who have too; layers send from
+    most workers to most, so that this is what a layer's messages need, not what one needs alone.
+
+    Args:
+        seconds: until the last worker had everything.
+    """
+    return replace(measured, seconds=np.maximum(measured.seconds, seconds))
+
+
 def with_all_at_once(measured: Cluster, num_bytes: FloatArray, seconds: float) -> Cluster:
     """The cluster whose cards carry no more than they did when all workers sent to all.
 
@@ -147,7 +159,7 @@ def with_all_at_once(measured: Cluster, num_bytes: FloatArray, seconds: float) -
     """
     nothing = np.zeros(measured.num_workers)
     expected = timed([Stage("all", np.zeros_like(num_bytes), num_bytes, nothing)], measured).total
-    if expected >= CARD_SHARE * seconds:
+    if expected >= seconds:
         return measured
     card_seconds = seconds - measured.seconds.max()
     return replace(

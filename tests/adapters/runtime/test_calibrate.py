@@ -11,7 +11,16 @@ import pytest
 
 from adapters.latency import calibrate
 from adapters.runtime.calibrate import main
-from adapters.runtime.rates import Computing, Message, bytes_for_all, card_limit, cluster, rounded, with_all_at_once
+from adapters.runtime.rates import (
+    Computing,
+    Message,
+    bytes_for_all,
+    card_limit,
+    cluster,
+    rounded,
+    with_all_at_once,
+    with_short_to_all,
+)
 from formulations import Cluster
 
 
@@ -83,15 +92,21 @@ def test_what_all_can_send_at_once_by_hand() -> None:
 
 
 def test_what_workers_share_beside_cards_by_hand() -> None:
-    """All at once took as long as expected, or nearly; or twice as long, and every card carries what it then did."""
+    """All at once took as long as expected, or less; or twice as long, and every card carries what it then did."""
     num_bytes = bytes_for_all(_three(), 2.0)
-    assert with_all_at_once(_three(), num_bytes, 2.5).egress_bytes_per_second.tolist() == [np.inf] * 3
-    assert with_all_at_once(_three(), num_bytes, 2.5 / 0.9).egress_bytes_per_second.tolist() == [np.inf] * 3
+    for seconds in (2.5, 2.4):
+        assert with_all_at_once(_three(), num_bytes, seconds).egress_bytes_per_second.tolist() == [np.inf] * 3
     num_bytes[0, 1] = 10
     found = with_all_at_once(_three(), num_bytes, 4.5)
     assert found.egress_bytes_per_second.tolist() == [30 / 4, 40 / 4, 40 / 4]
     assert found.ingress_bytes_per_second.tolist() == [40 / 4, 30 / 4, 40 / 4]
     assert found.bytes_per_second.tolist() == _three().bytes_per_second.tolist()
+
+
+def test_short_messages_to_all_by_hand() -> None:
+    """Half a second one by one, two when all send; where that is no slower, what one by one took stays."""
+    assert with_short_to_all(_three(), 2.0).seconds.tolist() == [[0, 2, 2], [2, 0, 2], [2, 2, 0]]
+    assert with_short_to_all(_three(), 0.25).seconds.tolist() == _three().seconds.tolist()
 
 
 def test_four_digits_and_no_more() -> None:
@@ -113,11 +128,29 @@ def test_four_digits_and_no_more() -> None:
 def test_two_processes_are_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The file has both workers and both links, and says what was measured; nothing else is printed."""
     out = tmp_path / "cluster.toml"
-    assert main(["--local", "2", "--names", "anna,bert", "--batch", "8", "--timeout", "60", "--out", str(out)]) == 0
+    assert (
+        main(
+            [
+                "--local",
+                "2",
+                "--names",
+                "anna,bert",
+                "--batch",
+                "8",
+                "--width",
+                "64",
+                "--timeout",
+                "60",
+                "--out",
+                str(out),
+            ]
+        )
+        == 0
+    )
     found, text = Cluster.read(out), out.read_text()
     assert capsys.readouterr() == ("", "")
     assert text.startswith("# Measured by adapters.runtime.calibrate with torch ")
-    assert "batch 8, float32\n# on cpu, threads per worker 1;" in text
+    assert "layers 64 wide, batch 8, float32\n# on cpu, threads per worker 1;" in text
     assert found.worker_names == ("anna", "bert")
     off_diagonal = ~np.eye(2, dtype=bool)
     for measured in (found.macs_per_second, found.layer_seconds, found.bytes_per_second, found.seconds):
@@ -144,6 +177,7 @@ def test_from_python() -> None:
         (["--local", "0"], "0 workers"),
         (["--local", "2", "--batch", "0"], "batch has 0"),
         (["--local", "2", "--timeout", "nan"], "timeout is nan"),
+        (["--local", "2", "--width", "0"], "0 wide"),
         (["--local", "2", "--names", "a"], "'a' are not 2"),
         (["--local", "2", "--names", "a,a"], "'a,a' are not 2"),
         (["--local", "2", "--names", "a,"], "'a,' are not 2"),
