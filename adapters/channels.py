@@ -104,7 +104,7 @@ class _Walker:
         self._examples = 0  # of the first input
         self._values: dict[str, Any] = {}
         self._rules: dict[str, str] = {}
-        self._sizes: dict[str, int] = {}  # bytes of a number, by a value's name
+        self._dtypes: dict[str, torch.dtype] = {}  # by a value's name
         self._num_atoms = 0
         self._fixed: list[tuple[str, int, int]] = []  # barrier or "" for an input, first atom, end
         self._joins: list[tuple[IntArray, IntArray]] = []
@@ -127,7 +127,7 @@ class _Walker:
             self._values[node.name] = None  # a graph within the graph
         for value, part in zip(_flat(self._values.get(node.name)), _flat(node.meta.get("val")), strict=False):
             if isinstance(value, _Value):
-                self._sizes.setdefault(value.name, part.dtype.itemsize)
+                self._dtypes.setdefault(value.name, part.dtype)
 
     def _placeholder(self, node: fx.Node) -> Any:
         value = node.meta.get("val")
@@ -265,7 +265,7 @@ class _Walker:
         """One tensor, number by number."""
         same = value.atoms.shape == _shape(node)
         idle = _kind(node) in SAME or ("dropout" in _kind(node) and node.args[2] is False)
-        if same and idle and self._sizes[value.name] == node.meta["val"].dtype.itemsize:
+        if same and idle and self._dtypes[value.name] == node.meta["val"].dtype:
             return value
         return _Value(
             value.atoms.expand(_shape(node)), node.name, value.made_by, value.sent if same and value.sent_as else None
@@ -320,7 +320,10 @@ class _Walker:
         channels = self._channels(value, 1)
         if channels is None:
             return None
-        made = [_Value(_laid_out(channels, 1, part.shape), node.name, value.made_by) for part in parts]
+        made = [
+            _Value(_laid_out(channels, 1, part.shape), name, value.made_by)
+            for name, part in zip(_names(node), parts, strict=True)
+        ]
         smaller = [
             part if part.atoms.numel() <= value.sent.atoms.numel() else _sent_as(part, value.sent) for part in made
         ]
@@ -410,11 +413,10 @@ class _Walker:
         """One worker gathers all that the operation reads and runs it."""
         self._not_understood.setdefault(_where(node), []).append(_kind(node))
         parts = _flat(node.meta["val"])
-        names = [f"{node.name}.{index}" if index else node.name for index in range(len(parts))]
         made = [
             _Value(self._fresh_fixed(node.name, part.shape), name, frozenset([node.name]))
             if isinstance(part, Tensor) else None
-            for name, part in zip(names, parts, strict=True)
+            for name, part in zip(_names(node), parts, strict=True)
         ]  # fmt: skip
         # An output may be empty; the worker that runs it still needs an atom.
         at = int(self._fresh_fixed(node.name, (1, 1))[0, 0])
@@ -475,7 +477,7 @@ class _Walker:
 
     def _resent(self, value: _Value, dim: int) -> _Value:
         """What is sent for a layer to read `value`, its channels along the first dimension."""
-        sent = value.sent
+        sent = value.sent if dim == 1 else value  # pooling and padding change the other dimensions
         return _Value(sent.atoms.movedim(dim, 0), sent.name, sent.made_by)
 
     def _joined(self, atoms: Tensor, others: Tensor) -> Tensor:
@@ -508,7 +510,7 @@ class _Walker:
             raise InputError("the model has no Linear or convolution layer that can be placed")
         unit = _components(self._num_atoms, self._joins)
         num_units = int(unit.max()) + 1
-        activations = _Activations(unit, self._examples, self._sizes)
+        activations = _Activations(unit, self._examples, self._dtypes)
         layers = tuple(
             Layer(name, activations.of_layer(source), unit[atoms], kernel, positions, self._norms.get(index), size)
             for index, (name, source, atoms, kernel, positions, size) in enumerate(self._layers)
@@ -550,9 +552,9 @@ def _placeable(value: Any, unit: IntArray) -> Any:
 class _Activations:
     """The tensors that are read, each once."""
 
-    def __init__(self, unit: IntArray, examples: int, sizes: dict[str, int]) -> None:
+    def __init__(self, unit: IntArray, examples: int, dtypes: dict[str, torch.dtype]) -> None:
         self.found: list[Activation] = []
-        self._unit, self._examples, self._sizes = unit, examples, sizes
+        self._unit, self._examples, self._dtypes = unit, examples, dtypes
         self._known: dict[tuple[str, bytes], int] = {}
 
     def of_layer(self, value: _Value) -> int:
@@ -573,7 +575,9 @@ class _Activations:
         if key not in self._known:
             self._known[key] = len(self.found)
             values = -(-in_batch // self._examples)
-            self.found.append(Activation(value.name, channels, values, self._sizes[value.name], value.made_by))
+            self.found.append(
+                Activation(value.name, channels, values, self._dtypes[value.name].itemsize, value.made_by)
+            )
         return self._known[key]
 
 
@@ -623,6 +627,11 @@ def _where(node: fx.Node) -> str:
 
 def _shape(node: fx.Node) -> tuple[int, ...]:
     return tuple(int(size) for size in node.meta["val"].shape)
+
+
+def _names(node: fx.Node) -> list[str]:
+    """Of what a node makes: its own for the first."""
+    return [f"{node.name}.{index}" if index else node.name for index in range(len(_flat(node.meta["val"])))]
 
 
 def _flat(items: Any) -> list[Any]:

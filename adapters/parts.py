@@ -15,7 +15,7 @@ from torch import Tensor
 from adapters.graph import IntArray
 from adapters.part import Part
 from adapters.program import FLAT, Operation, Value
-from adapters.runtime.arguments import PerExample, Ref, Weight, leaves, mapped, size
+from adapters.runtime.arguments import Like, PerExample, Ref, Weight, leaves, mapped, size
 from adapters.runtime.operations import operation
 from adapters.runtime.rows import to_rows
 from adapters.tracing import EXAMPLES
@@ -34,6 +34,7 @@ class Parts:
         self.made_by = {name: op for op in self.program.operations for name in op.outputs if name is not None}
         self.stored = {**self.program.constants, **wiring.weights}
         self._moved: dict[str, list[IntArray]] = {}
+        self._computed: dict[str, Tensor] = {}
         self.spans = self._spans()
         self.dims = self._dims()
 
@@ -88,10 +89,32 @@ class Parts:
             )
         return Part(name, value, FLAT, np.flatnonzero(np.isin(self.program.channels[activation], channels)))
 
+    def tensor(self, argument: Weight | Ref) -> Tensor:
+        """A stored tensor, or one that is computed of such alone. Raises InputError for any other."""
+        if isinstance(argument, Weight):
+            return self.stored[argument.key]
+        if argument.name not in self._computed:
+            op = self.made_by.get(argument.name)
+            given = [] if op is None else leaves([list(op.args), list(op.kwargs.values())])
+            if op is None or op.rule != "constant" or any(isinstance(leaf, PerExample | Like) for leaf in given):
+                raise InputError(f"{argument.name!r} is a weight that goes by the inputs; workers need it before")
+
+            def filled(leaf: Any) -> Any:
+                return self.tensor(leaf) if isinstance(leaf, Weight | Ref) else leaf
+
+            made = operation(op.target)(
+                *mapped(op.args, filled), **{k: mapped(v, filled) for k, v in op.kwargs.items()}
+            )
+            self._computed |= {
+                name: part for name, part in zip(op.outputs, leaves(made), strict=True) if name is not None
+            }
+        return self._computed[argument.name]
+
     def moved(self, op: Operation) -> list[IntArray]:
         """For each output of an operation that only moves data, E: the element it is, all operands' side by side.
 
-        Elements that are the same in all examples are −1 − that.
+        Elements that are the same in all examples are −1 − that; those of stored tensors, and what is padded with,
+        come after the operands'.
         """
         if op.name not in self._moved:
             parts = [Part(name, self.program.values[name], None, None) for name in op.operands]
@@ -125,17 +148,24 @@ class Parts:
                 -1 - number if part.value.batch_dim is None else number, self.num_elements(op)
             )
 
+        stored = self.num_elements(op)
+
         def filled(leaf: Any) -> Any:
+            nonlocal stored
             match leaf:
                 case Ref(name):
                     return numbered[name]
                 case Weight(key):
-                    return torch.full(self.stored[key].shape, -1)
+                    shape = self.stored[key].shape
+                    stored += shape.numel()
+                    return -torch.arange(stored - shape.numel() + 1, stored + 1).reshape(shape)
                 case PerExample():
                     return size(leaf, EXAMPLES)
             return leaf
 
         args, kwargs = mapped(args, filled), {key: mapped(arg, filled) for key, arg in kwargs.items()}
+        if op.target.startswith("pad."):
+            return [torch.nn.functional.pad(args[0], args[1], value=-1 - stored)]
         if op.target.startswith(("view.", "_unsafe_view.")):  # numbered tensors need not be contiguous
             return [torch.reshape(*args)]
         found: list[Tensor] = leaves(operation(op.target)(*args, **kwargs))

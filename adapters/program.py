@@ -25,6 +25,8 @@ from formulations.errors import InputError
 
 #: How a plan's warning begins where it is one that workers cannot run.
 NOT_SERVED = "can be applied, but not be run by workers: "
+#: How many examples the second trace has: what goes with their number otherwise than in proportion shows.
+_MORE_EXAMPLES = 2 * EXAMPLES + 1
 #: Arguments that say where and how tensors lie in memory, which is up to each worker.
 _OF_MEMORY = ("device", "layout", "memory_format", "pin_memory")
 #: In place of a dimension: the units of a tensor do not follow any one of them.
@@ -137,7 +139,7 @@ def program_of(model: nn.Module, example_inputs: Tensor | Sequence[Tensor]) -> t
         exported = trace(model, inputs)
         walked = walk(model, exported)
         try:
-            more = trace(model, inputs, EXAMPLES + 1)
+            more = trace(model, inputs, _MORE_EXAMPLES)
             return walked.graph, _Builder(model, exported, more, walked).build(), ""
         except InputError as error:
             return walked.graph, None, f"{NOT_SERVED}{error}"
@@ -151,7 +153,7 @@ class _Builder:
         signature = exported.graph_signature
         nodes, others = list(exported.graph.nodes), list(more.graph.nodes)
         firsts = [_batch(nodes, signature.user_inputs), _batch(others, signature.user_inputs)]
-        self._examples = None if firsts == [EXAMPLES, EXAMPLES + 1] else firsts[0]
+        self._examples = None if firsts == [EXAMPLES, _MORE_EXAMPLES] else firsts[0]
         if self._examples is not None:
             others = nodes
         if [(node.name, node.target) for node in nodes] != [(node.name, node.target) for node in others]:
@@ -236,7 +238,7 @@ class _Builder:
         return Like(value.sizes, value.dtype)
 
     def _argument(self, arg: Any, other: Any) -> Any:
-        """What an operation is called with, as it is and with one example more."""
+        """What an operation is called with, as it is and with more examples."""
         if isinstance(arg, fx.Node):
             return self._arguments[arg.name]
         if isinstance(arg, list | tuple):
@@ -246,7 +248,7 @@ class _Builder:
         if isinstance(arg, torch.device | torch.layout | torch.memory_format):
             return None
         if str(arg) != str(other):
-            raise InputError(f"an operation is called with {arg!r}, or {other!r} for one example more")
+            raise InputError(f"an operation is called with {arg!r}, or {other!r} for more examples")
         return arg
 
     # Values
@@ -256,11 +258,10 @@ class _Builder:
         made, shapes = self._walked.values.get(node.name), leaves(node.meta["val"])
         others = leaves(other.meta["val"])
         parts = leaves(made) if isinstance(made, list | tuple) else [made] * len(shapes)
-        names: list[Ref | None] = []
-        for index, found in enumerate(zip(parts, shapes, others, strict=True)):
-            noted = self._noted(f"{node.name}.{index}" if len(shapes) > 1 else node.name, *found)
-            # A maximum and where it was found come under one name.
-            names.append(noted if noted not in names else self._noted(f"{node.name}.{index}", None, *found[1:]))
+        names = [
+            self._noted(f"{node.name}.{index}" if len(shapes) > 1 else node.name, *found)
+            for index, found in enumerate(zip(parts, shapes, others, strict=True))
+        ]
         self._arguments[node.name] = names if isinstance(node.meta["val"], list | tuple) else names[0]
 
     def _noted(self, name: str, part: Any, shape: Any, other: Any) -> Ref | None:
@@ -339,7 +340,8 @@ def _batch(nodes: Sequence[fx.Node], inputs: Sequence[Any]) -> int:
 def _size(size: int, other: int) -> Size:
     if size == other:
         return int(size)
-    count = other - size
-    if size != EXAMPLES * count:
-        raise InputError(f"a size of {size} becomes {other} with one example more, so it cannot be told for others")
-    return PerExample(int(count))
+    if size % EXAMPLES or other * EXAMPLES != size * _MORE_EXAMPLES:
+        raise InputError(
+            f"a size is {size} for {EXAMPLES} examples and {other} for {_MORE_EXAMPLES}, which tells of no others"
+        )
+    return PerExample(int(size) // EXAMPLES)

@@ -21,7 +21,7 @@ from adapters.kernels import ungrouped
 from adapters.part import Part
 from adapters.parts import Parts
 from adapters.program import FLAT, Operation, Value
-from adapters.runtime.arguments import PerExample, Ref, Weight, mapped
+from adapters.runtime.arguments import PerExample, Ref, Size, Weight, mapped
 from adapters.runtime.messages import Transfer
 from adapters.runtime.steps import Compute, Normalize, Receive, Send, Step, Sums, Take, outputs
 from formulations.errors import InputError
@@ -73,7 +73,7 @@ class Sharding:
                 self._transfer_of[index] = self._send(name, self._program.values[name].dtype, pieces, due)
 
     def _constant(self, op: Operation) -> None:
-        self._emit(op.target, op.args, op.kwargs, op.outputs)
+        self._emit(op.target, self._whole_weights(op.args), self._whole_weights(op.kwargs), op.outputs)
 
     def _copy(self, op: Operation) -> None:
         """Sizes and type of the first argument, numbers of the second or none."""
@@ -81,7 +81,7 @@ class Sharding:
         operands = [operand for operand in op.operands if not self._program.values[operand].is_constant]
         here = self._part(name)
         if not operands:
-            self._emit(op.target, op.args, op.kwargs, op.outputs)
+            self._constant(op)
         elif here is not None:
             source = self._operand(operands[0], here, {})
             self._emit("expand.default", [Ref(source), list(here.sizes)], {}, [f"{name}~"])
@@ -111,36 +111,61 @@ class Sharding:
         """Each channel by itself, with weights for each."""
 
         def cut(leaf: Any) -> Any:
-            if isinstance(leaf, Ref):
+            if leaf == Ref(source.value.name):
                 return Ref(source.name)
-            return self._rows_of(leaf, source) if isinstance(leaf, Weight) else leaf
+            return self._rows_of(leaf, source) if isinstance(leaf, Weight | Ref) else leaf
 
         self._emit(op.target, mapped(op.args, cut), {k: mapped(v, cut) for k, v in op.kwargs.items()}, output)
 
     def _spatial(self, op: Operation) -> None:
+        source = self._channels(op)
+        if source is not None:
+            self._channelwise(op, source, list(op.outputs))
+
+    _batch_norm = _spatial
+
+    def _channels(self, op: Operation) -> Part | None:
+        """What an operation that makes channels of channels reads of its first operand, cut along these."""
+        source, made = self._own[op.operands[0]], self._part(self._named(op)[0])
+        if source is None or source.dim != FLAT or made is None:
+            return None if made is None else source
+        if made.dim != 1:
+            raise InputError(f"operation {op.name!r} ({op.target}) reads channels that lie along no one dimension")
+        return self._bring([source], Part(source.name, source.value, made.dim, made.positions))
+
+    def _reduction(self, op: Operation) -> None:
         source = self._own[op.operands[0]]
         if source is not None:
             self._require_dims(op, source)
             self._channelwise(op, source, list(op.outputs))
 
-    _batch_norm = _reduction = _spatial
-
     def _pad(self, op: Operation) -> None:
-        name, here = op.operands[0], self._part(self._named(op)[0])
-        if self._own[name] is not None or here is None:
-            self._spatial(op)
+        """Around channels, or beside them: then what it is padded with is everybody's."""
+        source, here = self._own[op.operands[0]], self._part(self._named(op)[0])
+        if here is None:
             return
-        # Nothing but what it is padded with, around none of the channels.
-        none = Part(self._unique(name), self._program.values[name], here.dim, np.zeros(0, dtype=np.int64))
-        self._emit("zeros.default", [list(none.sizes)], {"dtype": none.value.dtype}, [none.name])
-        self._channelwise(op, none, list(op.outputs))
+        mode, _ = self._padding(op)
+        around = here.dim is None or 0 <= here.dim < len(here.value.sizes) - len(op.args[1]) // 2
+        if source is not None and source.dim == here.dim and around:
+            self._channelwise(op, source, list(op.outputs))
+        elif mode == "constant":
+            self._move(op)
+        else:
+            self._spatial(op)
+
+    def _padding(self, op: Operation) -> tuple[str, float]:
+        """Mode and value."""
+        mode, value = [*op.args[2:], *("constant", None)[len(op.args) - 2 :]]
+        return op.kwargs.get("mode", mode), op.kwargs.get("value", value) or 0
 
     def _depthwise(self, op: Operation) -> None:
-        source = self._own[op.operands[0]]
-        if source is None:
+        source, here = self._own[op.operands[0]], self._part(self._named(op)[0])
+        if source is None or here is None:
             return
-        here = self._part(self._named(op)[0])
-        assert here is not None
+        if source.dim == FLAT:
+            assert here.positions is not None
+            multiple = self._value(op).rest[1] // source.value.rest[1]
+            source = self._bring([source], Part(source.name, source.value, 1, np.unique(here.positions // multiple)))
         args = self._of_convolution(op)
         args[0], args[6] = Ref(source.name), source.sizes[1]
         args[1:3] = [self._rows_of(arg, here) if isinstance(arg, Weight) else arg for arg in args[1:3]]
@@ -152,13 +177,14 @@ class Sharding:
         if not any(made):
             return
         args, kwargs = self._moving(op.args), {key: self._moving(arg) for key, arg in op.kwargs.items()}
+        whole = self._whole_weights
         everything = [*made, *(self._own[name] for name in op.operands)]
         if all(part is not None and part.dim is None for part in everything) or self._runs_on_parts(
             op, args, kwargs, sources, made
         ):
             # What a view is of need not lie in memory as it did when the network was traced.
             target = "reshape.default" if op.target in ("view.default", "_unsafe_view.default") else op.target
-            self._emit(target, args, kwargs, [None if part is None else part.name for part in made])
+            self._emit(target, whole(args), whole(kwargs), [None if part is None else part.name for part in made])
             return
         for part, origin in zip(made, self._parts.moved(op), strict=True):
             if part is not None:
@@ -196,14 +222,23 @@ class Sharding:
         for source in sources:
             local[self._parts.start(op, source.value.name) + source.ids] = np.arange(start, start + len(source.ids))
             start += len(source.ids)
-        index = local[np.where(origin < 0, -1 - origin, origin)]
+        number = np.where(origin < 0, -1 - origin, origin)
+        index = np.append(local, start if op.rule == "pad" else -1)[np.minimum(number, local.size)]
         if (index < 0).any():
             raise InputError(f"operation {op.name!r} needs elements that worker {self._me} does not have")
         in_order = len(sources) == 1 and np.array_equal(index, np.arange(start))
         if in_order and sources[0].batch_dim == part.batch_dim == 0:
             self._emit("reshape.default", [Ref(sources[0].name), list(part.sizes)], {}, [part.name])
         else:
-            self._take(sources, index, part, part.name)
+            self._take([*sources, *self._padded_with(op, part)], index, part, part.name)
+
+    def _padded_with(self, op: Operation, part: Part) -> list[Part]:
+        """The one number that is put beside the channels."""
+        if op.rule != "pad":
+            return []
+        value = Value(f"{part.name}~pad", (1,), part.value.dtype, None, np.full(1, -1))
+        self._emit("full.default", [[1], self._padding(op)[1]], {"dtype": value.dtype}, [value.name])
+        return [Part(value.name, value, None, None)]
 
     def _barrier(self, op: Operation) -> None:
         if not self._wiring.holds[self._graph.barriers[op.name], self._me].any():
@@ -237,12 +272,12 @@ class Sharding:
         source = self._own[op.operands[0]]
         if op.name in self._parts.spans:
             self._spanning(op, source, list(range(1, len(self._value(op).sizes))), op.args[2:4], op.args[4:5])
-        elif source is not None:
+        elif (source := self._channels(op)) is not None:
             args = list(op.args)
             channels = source.sizes[1]
             assert isinstance(channels, int)
             args[1] = channels * args[1] // self._value(op).rest[1]
-            args[0], args[2:4] = Ref(source.name), [self._rows_of(arg, source) for arg in args[2:4]]
+            args[0], args[2:4] = Ref(source.name), [arg and self._rows_of(arg, source) for arg in args[2:4]]
             self._emit(op.target, args, op.kwargs, op.outputs)
 
     def _layer_norm(self, op: Operation) -> None:
@@ -258,17 +293,21 @@ class Sharding:
     ) -> None:
         """A norm over channels of several workers, which tell each other their sums."""
         value, span = self._value(op), self._graph.spans[self._parts.spans[op.name]]
-        holds = self._wiring.holds[span.units]
-        transfer: dict[int, Part] = {}
+        holds, here = self._wiring.holds[span.units], self._part(value.name)
         positions = value.num_elements // math.prod(value.rest[dim] for dim in dims)
-        there = [peer for peer in self._peers if holds[:, peer].any() and (holds[:, peer] & ~holds[:, self._me]).any()]
-        if source is None:
-            there = []
-        if source is not None and source.dim == FLAT:
-            dims = [1]
-            if positions > 1:
+        there: list[int] = []
+        if here is None:
+            source = None  # or constants alone
+        if source is not None and here is not None:
+            there = [p for p in self._peers if holds[:, p].any() and (holds[:, p] & ~holds[:, self._me]).any()]
+            if source.dim == FLAT != here.dim:  # some elements are constants
+                source = self._bring([source], Part(source.name, source.value, here.dim, here.positions))
+            elif source.dim == FLAT and positions > 1:
                 raise InputError(f"the norm {op.name!r} is over channels that lie along no one dimension")
-        sums = Value(f"{op.name}~sums", (PerExample(2 * positions),), value.dtype, None, np.zeros(1, dtype=np.int64))
+            elif source.dim == FLAT:
+                dims = [1]
+        size: Size = 2 * positions if value.batch_dim is None else PerExample(2 * positions)
+        sums = Value(f"{op.name}~sums", (size,), value.dtype, None, np.zeros(1, dtype=np.int64))
         if source is not None:
             self.steps.append(Sums(source.name, dims, sums.name))
             self._own[sums.name] = Part(sums.name, sums, None, None)
@@ -284,9 +323,7 @@ class Sharding:
             part = self._parts.part(value, peer)
             assert part is not None
             counts.append(len(part.ids) // positions)
-        keys = [
-            self._for_norm(arg, source, dims) if isinstance(arg, Weight) else None for arg in [*weights, None, None][:2]
-        ]
+        keys = [None if arg is None else self._for_norm(arg, source, dims) for arg in [*weights, None, None][:2]]
         self.steps.append(
             Normalize(
                 source.name,
@@ -299,12 +336,12 @@ class Sharding:
             )
         )
 
-    def _for_norm(self, weight: Weight, source: Part, dims: Sequence[int]) -> str:
+    def _for_norm(self, weight: Weight | Ref, source: Part, dims: Sequence[int]) -> str:
         """Key of factors or shifts that broadcast against the source."""
-        tensor = self._parts.stored[weight.key]
+        tensor, name = self._parts.tensor(weight), _name(weight)
         ndim = len(source.sizes)
         if source.dim == FLAT:
-            return self._keep(f"{weight.key}~", tensor.reshape(-1)[source.ids]).key
+            return self._keep(f"{name}~", tensor.reshape(-1)[source.ids]).key
         # A group norm's are along channels, a layer norm's along the last dimensions.
         shape = [1] * ndim
         last = dims[-1] == ndim - 1 and tensor.ndim == len(dims)
@@ -312,7 +349,7 @@ class Sharding:
             shape[at] = length
         whole = tensor.reshape(shape)
         cut = whole if source.dim is None else whole.index_select(source.dim, torch.from_numpy(source.positions))
-        return self._keep(f"{weight.key}~", cut).key
+        return self._keep(f"{name}~", cut).key
 
     # Layers
 
@@ -323,6 +360,8 @@ class Sharding:
         dim_in = self._parts.dims[layer.activation]
         dim_out = len(self._value(op).sizes) - 1 if op.target.startswith("linear") else 1
         own, mine = self._own[op.operands[0]], self._wiring.own_channels(layer.activation, self._me)
+        if own is not None and own.dim == FLAT:  # some elements are constants
+            own = self._bring([own], Part(own.name, own.value, dim_in, mine))
         product = _Product(self, op, kernels, self._wiring.kept[index], dim_in)
         here, (name,) = self._part(self._named(op)[0]), self._named(op)
         number = self._send_partials(op, product, own, mine, dim_out) if self._wiring.partials[index] else None
@@ -500,6 +539,9 @@ class Sharding:
         """A transfer, numbered alike on all workers. Pieces are of the tensor `source`, or tensors of their own."""
         sends = {peer: part for peer, part in pieces.items() if part is not None}
         receives = {peer: part for peer, part in due.items() if part is not None}
+        for part in (*sends.values(), *receives.values()):
+            if part.value.batch_dim is None and self._program.examples is None:
+                raise InputError(f"{part.value.name!r} is made of all examples together and cannot be sent")
         number = len(self.transfers)
         self.transfers.append(Transfer(called or str(source), _numbers(sends), _numbers(receives), dtype))
         if not sends and not receives:
@@ -517,6 +559,9 @@ class Sharding:
         assert own is not None
         if source is None or own.lies_like(part):
             return own.name, None, own.batch_dim, None
+        if own.dim == FLAT and part.dim != FLAT:
+            own = self._bring([own], part)
+            return own.name, None, own.batch_dim, None
         if part.dim == FLAT:
             index = _places(own.ids, part.ids)
         else:
@@ -527,15 +572,15 @@ class Sharding:
         return own.name, part.dim, own.batch_dim, self._index(f"send.{number}.{peer}", index).key
 
     def _emit(self, target: str, args: Any, kwargs: Mapping[str, Any], made: Sequence[str | None]) -> None:
-        def kept(leaf: Any) -> Any:
-            if isinstance(leaf, Weight) and leaf.key not in self.stored:
-                self.stored[leaf.key] = self._parts.stored[leaf.key]
-            return leaf
+        self.steps.append(Compute(target, list(args), dict(kwargs), list(made)))
 
-        self.steps.append(
-            Compute(
-                target, mapped(list(args), kept), {key: mapped(arg, kept) for key, arg in kwargs.items()}, list(made)
-            )
+    def _whole_weights(self, arguments: Any) -> Any:
+        """Arguments, with what they have of stored tensors stored."""
+        if isinstance(arguments, Mapping):
+            return {key: self._whole_weights(argument) for key, argument in arguments.items()}
+        return mapped(
+            arguments,
+            lambda leaf: self._keep(leaf.key, self._parts.stored[leaf.key]) if isinstance(leaf, Weight) else leaf,
         )
 
     def _keep(self, key: str, tensor: Tensor) -> Weight:
@@ -554,21 +599,22 @@ class Sharding:
         self._fresh += 1
         return f"{name}~{self._fresh}"
 
-    def _rows_of(self, weight: Weight, part: Part) -> Weight:
+    def _rows_of(self, weight: Weight | Ref, part: Part) -> Weight:
         """A weight's rows for the channels of a part that lie along its second dimension."""
-        tensor = self._parts.stored[weight.key]
+        tensor, name = self._parts.tensor(weight), _name(weight)
         if part.dim != 1 or not tensor.ndim:
-            return self._keep(weight.key, tensor)
+            return self._keep(name, tensor)
         assert part.positions is not None
-        return self._keep(
-            f"{weight.key}{part.name.removeprefix(part.value.name)}", tensor[torch.from_numpy(part.positions)]
-        )
+        return self._keep(f"{name}{part.name.removeprefix(part.value.name)}", tensor[torch.from_numpy(part.positions)])
 
     def _like(self, weight: Weight, here: Part, prelu: bool) -> Weight:
         """A stored tensor, cut like what it meets."""
         tensor = self._parts.stored[weight.key]
-        if prelu:
+        if prelu and (here.dim != FLAT or tensor.numel() == 1):
             return self._rows_of(weight, here) if tensor.numel() > 1 else self._keep(weight.key, tensor)
+        if prelu:  # along the second dimension: in rows, one for each element
+            wide = tensor.reshape(-1, *[1] * (len(here.value.sizes) - 2)).expand(here.value.rest[1:])
+            return self._keep(f"{weight.key}~rows", wide.reshape(-1)[torch.from_numpy(here.positions)])
         value = Value(weight.key, tuple(tensor.shape), tensor.dtype, None, np.full(1, -1))
         wanted = _meeting(value, here)
         if wanted.dim is None:
@@ -642,6 +688,10 @@ def _places(held: IntArray | None, wanted: IntArray) -> IntArray | None:
     order = np.argsort(held, kind="stable")
     place = order[np.minimum(np.searchsorted(held, wanted, sorter=order), held.size - 1)]
     return place if np.array_equal(held[place], wanted) else None
+
+
+def _name(weight: Weight | Ref) -> str:
+    return weight.key if isinstance(weight, Weight) else weight.name
 
 
 def _numbers(parts: Mapping[int, Part]) -> dict[int, int]:

@@ -10,6 +10,7 @@ from adapters.runtime.ports import Port
 from adapters.runtime.shard import Shard, signed
 from adapters.sharding import Sharding
 from adapters.wiring import Wiring, planned
+from formulations.errors import InputError
 
 
 def shard(plan: PartitionPlan) -> tuple[Shard, ...]:
@@ -18,7 +19,16 @@ def shard(plan: PartitionPlan) -> tuple[Shard, ...]:
     Raises:
         InputError: workers cannot run the plan's network; the message says why.
     """
-    return wired(planned(plan))
+    try:
+        return wired(planned(plan))
+    except (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        # What a file says of operations is known to be wrong only where they do not go together.
+        said = str(error).splitlines()[0] if str(error) else ""
+        raise InputError(
+            f"the plan's program does not go together ({type(error).__name__}: {said}); make the plan again"
+        ) from error
 
 
 def wired(wiring: Wiring) -> tuple[Shard, ...]:
@@ -53,6 +63,8 @@ def _port(parts: Parts, name: str) -> Port:
     value = parts.program.values[name]
     held = [parts.part(value, worker) for worker in range(parts.wiring.num_workers)]
     whole = any(part is not None and part.dim is None for part in held)
+    if whole:  # who has but the constants among its elements is not asked
+        held = [part if part is not None and part.dim is None else None for part in held]
     return Port(
         name,
         value.sizes,

@@ -7,7 +7,7 @@ nothing else, whatever a file says.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -59,13 +59,18 @@ NORMS = frozenset(
 #: They mix channels, and one worker runs them; others that do are not served.
 MIXING = frozenset(
     """
-    addmm argmax argmin baddbmm bmm conv3d conv_transpose1d conv_transpose2d cumsum einsum embedding gru lstm matmul
-    max min mm native_group_norm native_layer_norm scaled_dot_product_attention std topk tril triu var
+    acos addmm all any argmax argmin argsort asin atan2 baddbmm bitwise_and bitwise_not bitwise_or bmm cdist col2im
+    conv3d conv_transpose1d conv_transpose2d conv_transpose3d cosh cosine_similarity cummax cumprod cumsum diagonal
+    einsum embedding erfc exp2 floor_divide fmod gather glu gru hypot im2col index isfinite isinf isnan kthvalue
+    linalg_vector_norm log10 log2 logaddexp logical_xor logsumexp lstm matmul max max_pool1d_with_indices
+    max_pool2d_with_indices median min mm mv native_group_norm native_layer_norm norm one_hot prod remainder rms_norm
+    scaled_dot_product_attention scatter scatter_add sort std std_mean tensordot topk tril triu trunc unfold var
+    var_mean
     """.split()
 )
 #: Of no tensor at all.
 _MADE = frozenset(["arange", "empty", "full", "linspace", "ones", "scalar_tensor", "zeros"])
-_OTHERS = frozenset(["copy", "index_add", "index_select", "pad", "prelu"])
+_OTHERS = frozenset(["copy", "index_add", "index_select", "lift_fresh_copy", "pad", "prelu"])
 _ALL = SAME | CONSTANTS | ELEMENTWISE | MOVES | SPATIAL | REDUCTIONS | LAYERS | NORMS | MIXING | _MADE | _OTHERS
 
 
@@ -78,7 +83,7 @@ def operation(target: str) -> Callable[..., Any]:
     name, _, overload = target.partition(".")
     if name.removesuffix("_") not in _ALL and name not in _ALL:
         raise InputError(f"operation {target!r} cannot be run by workers; take it out of the part to be placed")
-    found: Callable[..., Any] | None = getattr(getattr(torch.ops.aten, name, None), overload or "default", None)
-    if found is None:
+    found = getattr(getattr(torch.ops.aten, name, None), overload or "default", None)
+    if not isinstance(found, torch._ops.OpOverload):  # and no other attribute
         raise InputError(f"PyTorch {torch.__version__} has no operation {target!r}; use the one that made the plan")
-    return found
+    return cast(Callable[..., Any], found)

@@ -203,7 +203,7 @@ class Receive:
 
 @dataclass(frozen=True)
 class Sums:
-    """What a norm over several workers needs of each: the mean, and the sum of squares about it.
+    """What a norm over several workers needs of each: the mean, and the mean of squares about it.
 
     Attributes:
         dims: over which.
@@ -222,9 +222,10 @@ class Sums:
 
     def run(self, run: Run) -> None:
         source = run.values[self.source]
-        mean = source.mean(self.dims, keepdim=True)
-        around = (source - mean).square().sum(self.dims)
-        run.values[self.output] = torch.stack([mean.reshape(around.shape), around])
+        wide = _wide(source)
+        mean = wide.mean(self.dims, keepdim=True)
+        around = (wide - mean).square().mean(self.dims)  # a sum might be beyond float16
+        run.values[self.output] = torch.stack([mean.reshape(around.shape), around]).to(source.dtype)
 
 
 @dataclass(frozen=True)
@@ -257,18 +258,25 @@ class Normalize:
         return [key for key in (self.weight, self.bias) if key is not None]
 
     def run(self, run: Run) -> None:
-        source = run.values[self.source]
+        dtype, source = run.values[self.source].dtype, _wide(run.values[self.source])
         shape = [1 if dim in self.dims else length for dim, length in enumerate(source.shape)]
         total, mean, around = 0, torch.zeros(()), torch.zeros(())
         for name, count in zip(self.sums, self.counts, strict=True):
-            other, other_around = run.values[name].reshape(2, *shape)
+            other, other_around = _wide(run.values[name]).reshape(2, *shape)
             apart, total = other - mean, total + count
             mean = mean + apart * (count / total)
-            around = around + other_around + apart.square() * (count * (total - count) / total)
+            around = around + other_around * count + apart.square() * (count * (total - count) / total)
         made = (source - mean) * torch.rsqrt(around / total + self.eps)
         if self.weight is not None:
             made = made * run.stored[self.weight]
-        run.values[self.output] = made if self.bias is None else made + run.stored[self.bias]
+        if self.bias is not None:
+            made = made + run.stored[self.bias]
+        run.values[self.output] = made.to(dtype)
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    """In float32 at least, as PyTorch's own norms compute."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 Step = Compute | Take | Send | Receive | Sums | Normalize
