@@ -173,7 +173,8 @@ def _check(arguments: argparse.Namespace) -> None:
 
 def _systems(arguments: argparse.Namespace) -> list[System]:
     """All, made before anything is measured."""
-    print(f"{arguments.model}: training or loading it", file=sys.stderr)
+    if sys.stderr.isatty():
+        print(f"{arguments.model}: training or loading it", file=sys.stderr)
     bench = _model(arguments.model, arguments.seed)
     arguments.out = arguments.out or str(Path("out") / "network" / file_name(bench.name))
     return list(systems(bench, arguments.workers, arguments.shares, Path(arguments.out)))
