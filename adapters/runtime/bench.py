@@ -97,13 +97,14 @@ def bench(worker: Worker, num_batches: int, inputs: Sequence[Tensor | None], bat
     told = group.agree("bench", json.dumps([vars(mine), vars(Timeline.of(shard, steps, crossing))]))
     workers, timelines = zip(*(json.loads(text) for text in told), strict=True)
     stages = [Stage.from_json(stage) for stage in shard.stages]
+    examples = batch * shard.examples_at_once
     return Report(
-        batch=batch * (shard.examples or 1),
+        batch=examples,
         wire=worker.wire,
         way=way,
         workers=tuple(Measured(**entry) for entry in workers),
         traffic=traffic,
-        predicted=timed(_on_wire(stages, traffic, num_batches * batch), Cluster.from_table(shard.cluster), batch),
+        predicted=timed(_on_wire(stages, traffic, num_batches * examples), Cluster.from_table(shard.cluster), examples),
         overlapped=overlapped([Timeline(**entry) for entry in timelines]),
         wire_error=error,
     )

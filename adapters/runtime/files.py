@@ -93,7 +93,8 @@ class Results:
     """Outputs, collected batch by batch.
 
     Attributes:
-        count, examples: so far.
+        count: of batches.
+        batch: the sum of them all.
     """
 
     def __init__(self, ports: Sequence[Port], rank: int | None, keep: bool) -> None:
@@ -105,12 +106,12 @@ class Results:
         self._ports = [port for port in ports if rank is None or port.has[rank]]
         self._rank, self._keep = rank, keep
         self._parts: list[list[Tensor]] = []
-        self.count = self.examples = 0
+        self.count = self.batch = 0
 
     def add(self, made: Sequence[Tensor | None] | None, batch: int) -> None:
         """One batch; None where outputs are collected elsewhere."""
         self.count += 1
-        self.examples += batch
+        self.batch += batch
         if made is not None and self._keep:  # parts may lie in memory that is used again
             self._parts.append([part.to("cpu", copy=True) for part in made if part is not None])
 

@@ -31,9 +31,16 @@ class Traffic:
     predicted: tuple[tuple[int, ...], ...]
 
     @classmethod
-    def between_all(cls, worker: Worker, num_examples: int) -> Traffic:
-        """Since counting began; everybody gets the same. Raises WorkerError."""
-        predicted = [num_examples * count for count in worker.predicted_bytes]
+    def between_all(cls, worker: Worker, batch: int) -> Traffic:
+        """Since counting began; everybody gets the same.
+
+        Args:
+            batch: the sum of all since then.
+
+        Raises:
+            WorkerError: another worker does not come.
+        """
+        predicted = [batch * count for count in worker.predicted_bytes]
         told = worker.group.agree("traffic", json.dumps([worker.counters.bytes_sent.tolist(), predicted]))
         rows = [json.loads(text) for text in told]
         return cls(tuple(tuple(sent) for sent, _ in rows), tuple(tuple(predicted) for _, predicted in rows))

@@ -214,9 +214,10 @@ def _crossed(arguments: Namespace, worker: Worker, results: Results, here: bool)
     """Write the bytes of all links beside those of the plan, in JSON."""
     from adapters.runtime.report import Traffic
 
-    traffic = Traffic.between_all(worker, results.examples)
+    traffic = Traffic.between_all(worker, results.batch)
     if here:
-        content = {"batches": results.count, "examples": results.examples, "wire": worker.wire, **traffic.content()}
+        examples = results.batch * worker.shard.examples_at_once
+        content = {"batches": results.count, "examples": examples, "wire": worker.wire, **traffic.content()}
         write_json(arguments.json, SCHEMA, content)
     return _judged(traffic, here)
 

@@ -66,6 +66,11 @@ class Shard:
         return self.worker_names[self.rank]
 
     @property
+    def examples_at_once(self) -> int:
+        """Those of a batch of 1: one, or the fixed number that the network takes."""
+        return self.examples or 1
+
+    @property
     def num_bytes(self) -> int:
         """Of all that is stored."""
         return sum(tensor.numel() * tensor.element_size() for tensor in self.stored.values())

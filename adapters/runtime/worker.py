@@ -45,9 +45,9 @@ class Worker:
 
     @property
     def predicted_bytes(self) -> list[int]:
-        """P; per example, to each other worker: the plan's, or on another wire what that makes of its messages."""
+        """P; of a batch of 1, to each other worker: the plan's, or on another wire what that makes of its messages."""
         if self.wire == "native":
-            return list(self.shard.bytes_by_link[self.shard.rank])
+            return [self.shard.examples_at_once * count for count in self.shard.bytes_by_link[self.shard.rank]]
         found = [0] * len(self.shard.worker_names)
         for transfer in self.shard.transfers:
             for peer, count in transfer.sends.items():

@@ -15,8 +15,11 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from torch import nn
 
 from adapters.runtime.shard import SHARDS, files, write_shards
+from tests.adapters.lockstep import program_and_model
+from tests.adapters.networks import Calls
 from tests.adapters.runtime.serving import Scenario, placed, run_all, served
 
 NAMES = ("w0", "w1", "w2")
@@ -35,10 +38,18 @@ def mlp():
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory, cnn, mlp):
-    """Plans of both networks, damaged ones, and inputs."""
+def fixed():
+    """A network that takes three examples at once, no more and no fewer."""
+    torch.manual_seed(0)
+    model = Calls(lambda m, x: m.b(m.a(x).view(3, 6).relu()), a=nn.Linear(4, 6), b=nn.Linear(6, 5)).eval()
+    return placed(model, program_and_model(model, [torch.randn(3, 4)]), torch.randn(9, 4), 3, seed=0)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, cnn, mlp, fixed):
+    """Plans of the networks, damaged ones, and inputs."""
     made = tmp_path_factory.mktemp("serve")
-    for name, network in (("cnn", cnn), ("mlp", mlp)):
+    for name, network in (("cnn", cnn), ("mlp", mlp), ("fixed", fixed)):
         network.save(made / name)
     for rank in range(3):
         _only_shard(made / "cnn", made / f"alone-{rank}", NAMES[rank])
@@ -104,6 +115,7 @@ def _right(folder):
             [str(folder / "mlp"), "--inputs", str(folder / "mlp" / "own-{worker}.npy"), "--input-mode", "own",
              "--batch", "5", *to("left-{worker}.npy", "--leave")]
         ),
+        "fixed": Scenario([str(folder / "fixed"), "--inputs", str(folder / "fixed" / "whole.npy"), *to("fixed.npy")]),
         "bench": _at(folder, "cnn", "whole", "--bench", "4", "--wire", "float16", "--json", "-", mode="whole"),
         "random": Scenario([str(folder / "mlp"), "--bench", "3", "--batch", "7", "--json", str(folder / "bench.json")]),
     }  # fmt: skip
@@ -193,6 +205,16 @@ def test_outputs_stay_where_they_are(ran, folder, mlp):
     assert (content["batches"], content["examples"], content["bytes"]) == (15, 72, mlp.bytes_by_link)
 
 
+def test_a_network_of_three_examples_takes_three_at_a_time(ran, folder, fixed):
+    """Nine are three batches, of which each sends what three examples do."""
+    assert _status(ran["fixed"]) == [(0, "", "")] * 3
+    with torch.no_grad():
+        expected = torch.cat([fixed.model(part) for part in fixed.inputs.split(3)])
+    assert _apart(np.load(folder / "fixed.npy"), expected) <= 1e-5
+    content = _content(folder, "fixed.npy")
+    assert (content["batches"], content["examples"], content["bytes"]) == (3, 9, fixed.bytes_by_link)
+
+
 def test_smaller_numbers_on_the_wire(ran, folder, mlp):
     """As int8 a message of n numbers is n + 4 bytes, for each of the 72 examples; outputs are near."""
     assert _status(ran["int8"]) == [(0, "", "")] * 3
@@ -234,6 +256,12 @@ def _followers(cause, runs):
     return [rank for rank, line in enumerate(lines) if line == f"1 failed: worker 'w{rank}': stopped because {cause}"]
 
 
+def _all_say(cause, runs):
+    """All found it at once, or were told before."""
+    for rank, line in enumerate(_lines(runs)):
+        assert line in (f"1 failed: {cause}", f"1 failed: worker 'w{rank}': stopped because {cause}")
+
+
 def test_inputs_that_are_no_numbers(ran, folder):
     """NaN is found where inputs come in, by its batch and example; the others end with that cause."""
     what = f"inputs '{_FUNCTIONS}whole': batch 2 holds NaN or infinite numbers in example 4; give finite ones"
@@ -265,8 +293,7 @@ def test_functions_that_yield_no_batches(ran, name, source, line):
 def test_own_inputs_of_different_numbers_of_examples(ran, name, batch, counts):
     """Nobody computes with parts that do not belong together, in the middle or at the end."""
     each = ", ".join(f"worker 'w{rank}' {count}" for rank, count in enumerate(counts))
-    line = f"1 failed: inputs of batch {batch} are of different numbers of examples: {each}; give all the same"
-    assert _lines(ran[name]) == [line] * 3
+    _all_say(f"inputs of batch {batch} are of different numbers of examples: {each}; give all the same", ran[name])
 
 
 def test_shards_that_are_missing_or_damaged(ran, folder):
@@ -283,8 +310,7 @@ def test_shards_of_different_plans(ran, folder):
     for rank, line in enumerate(_lines(ran["digest"])):
         shard, plan = f"{folder}/digest/shards/w{rank}.json", f"{folder}/digest/plan.json"
         assert line == f"2 error: {shard}: is of another plan than {plan}; copy that plan's"
-    line = "worker 'w1' has a shard of another plan than worker 'w0'; copy all anew"
-    assert _lines(ran["other"]) == [f"1 failed: {line}"] * 3
+    _all_say("worker 'w1' has a shard of another plan than worker 'w0'; copy all anew", ran["other"])
 
 
 def test_two_processes_with_one_shard(ran):
