@@ -311,4 +311,24 @@ def step_from_json(content: Mapping[str, Any]) -> Step:
         found[entry.name] = (
             {key: from_json(part) for key, part in value.items()} if entry.name == "kwargs" else from_json(value)
         )
+        if not _is(found[entry.name], str(entry.type)):
+            raise TypeError(f"{entry.name} of a step {kind.kind!r} is {value!r}, not {entry.type}")
     return kind(**found)
+
+
+_TYPES: dict[str, Any] = {
+    "Any": object,
+    "None": type(None),
+    "Size": int | PerExample,
+    "dict[str, Any]": dict,
+    "float": int | float,
+    "int": int,
+    "str": str,
+}
+
+
+def _is(value: Any, annotation: str) -> bool:
+    """Whether it is of the type that a field of a step has."""
+    if annotation.startswith("list["):
+        return isinstance(value, list) and all(_is(part, annotation[5:-1]) for part in value)
+    return any(isinstance(value, _TYPES[name]) for name in annotation.split(" | "))

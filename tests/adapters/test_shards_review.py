@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from adapters import PartitionPlan, partition_model, shard
 from adapters.program import program_of
 from adapters.runtime.operations import operation
+from adapters.runtime.steps import step_from_json, step_to_json
 from adapters.shards import wired
 from adapters.wiring import direct_parallel
 from formulations import Cluster, InputError
@@ -164,6 +165,18 @@ def test_nothing_but_operations_is_run(target: str) -> None:
     """Attributes of an operation, and what is none, are refused, whatever a file says."""
     with pytest.raises(InputError):
         operation(target)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"target": 3}, {"outputs": ["a", 1]}, {"args": {}}, {"kind": "other"}, {"kind": "take"}, {"kwargs": [1]}],
+)
+def test_step_of_other_types_is_refused(changed: dict[str, Any]) -> None:
+    """A step's fields have the types that running it expects."""
+    whole = {"kind": "compute", "target": "relu.default", "args": [{"value": "x"}], "kwargs": {}, "outputs": ["y"]}
+    assert step_to_json(step_from_json(whole)) == whole
+    with pytest.raises((KeyError, TypeError, ValueError, AttributeError)):
+        step_from_json(whole | changed)
 
 
 def test_program_that_does_not_fit_is_refused(tmp_path: Path) -> None:
