@@ -142,8 +142,6 @@ class Results:
 
 def check_out(path: str, shard: Shard, rank: int | None) -> None:
     """Find out before the work whether outputs, or a worker's parts, can be written there. Raises InputError."""
-    if not path.endswith((".npy", ".safetensors")):
-        raise InputError(f"--out {path}: outputs end in .npy or .safetensors; choose one")
     names = [port.name for port in shard.outputs if rank is None or port.has[rank]]
     if path.endswith(".npy") and len(names) > 1:
         raise InputError(f"--out {path}: there are {len(names)} outputs, {', '.join(names)}; write a .safetensors")

@@ -8,6 +8,7 @@ Every process loads its own shard and nothing else. docs/serving.md says more.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 
@@ -104,6 +105,8 @@ def _check(arguments: Namespace) -> None:
         raise InputError("nothing to do; give --inputs FILE, or --bench N")
     if arguments.bench is not None and arguments.out is not None:
         raise InputError("--bench keeps no outputs; leave out --out")
+    if arguments.out is not None and not arguments.out.endswith((".npy", ".safetensors")):
+        raise InputError(f"--out {arguments.out}: outputs end in .npy or .safetensors; choose one")
     if arguments.leave and "{worker}" not in (arguments.out or ""):
         raise InputError("--leave makes a file for each worker; give --out with {worker} in its name")
 
@@ -133,13 +136,13 @@ def _work(arguments: Namespace) -> int:
     for key in ("inputs", "out", "json"):
         if (path := getattr(arguments, key)) is not None:
             setattr(arguments, key, path.replace("{worker}", shard.name))
-    _check_files(arguments, shard, shard.rank == at)
     from adapters.runtime.exchange import Group
     from adapters.runtime.worker import Worker
 
     with Group.connect(shard.rank, shard.worker_names, timeout_seconds=arguments.timeout) as group:
         try:
-            _check_same_plan(group, shard)
+            _check_same(group, shard, arguments, at)
+            _check_files(arguments, shard, shard.rank == at)
             worker = Worker(shard, group, arguments.wire)
             return (_answer if arguments.bench is None else _bench)(arguments, worker, at)
         except (InputError, KeyboardInterrupt) as error:
@@ -163,14 +166,25 @@ def _check_files(arguments: Namespace, shard: Shard, here: bool) -> None:
         check_file("--json", arguments.json)
 
 
-def _check_same_plan(group: Group, shard: Shard) -> None:
-    """Raises WorkerError where workers have shards of different plans."""
-    digests = group.agree("plan", shard.digest)
-    for name, digest in zip(shard.worker_names, digests, strict=True):
-        if digest != digests[0]:
-            raise group.stop(
-                f"worker {name!r} has a shard of another plan than worker {shard.worker_names[0]!r}; copy all anew"
-            )
+def _check_same(group: Group, shard: Shard, arguments: Namespace, at: int) -> None:
+    """Raises WorkerError where workers have shards of different plans, or options by which they would not meet."""
+    options = {
+        "--at": shard.worker_names[at],
+        "--wire": arguments.wire,
+        "--input-mode": arguments.input_mode,
+        "--leave": arguments.leave,
+        "--bench": arguments.bench,
+        "--json": arguments.json is not None,
+    }
+    told = [json.loads(text) for text in group.agree("plan", json.dumps([shard.digest, options]))]
+    first, expected = shard.worker_names[0], told[0]
+    for name, (digest, theirs) in zip(shard.worker_names, told, strict=True):
+        if digest != expected[0]:
+            raise group.stop(f"worker {name!r} has a shard of another plan than worker {first!r}; copy all anew")
+        for key, value in theirs.items():
+            if value != expected[1][key]:
+                line = f"{key} is {value} for worker {name!r} and {expected[1][key]} for worker {first!r}"
+                raise group.stop(f"{line}; give all the same")
 
 
 def _answer(arguments: Namespace, worker: Worker, at: int) -> int:

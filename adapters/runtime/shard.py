@@ -216,14 +216,15 @@ def read_shard(folder: str | Path, worker_name: str) -> Shard:
     content = _read_json(about)
     try:
         shard = _shard(content, _tensors(tensors, content["sha256"]))
+        name = shard.name
     except InputError as error:
         raise InputError(str(error) if str(tensors) in str(error) else f"{about}: {error}") from None
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise InputError(
             f"{about}: not a whole {SCHEMA} file ({type(error).__name__}: {error}); copy it again"
         ) from None
-    if shard.name != worker_name:
-        raise InputError(f"{about}: is the shard of worker {shard.name!r}, not of {worker_name!r}; copy the right one")
+    if name != worker_name:
+        raise InputError(f"{about}: is the shard of worker {name!r}, not of {worker_name!r}; copy the right one")
     return shard
 
 

@@ -139,6 +139,8 @@ def _wrong(folder, port):
         "twice": _at(folder, "mlp", "own", extra=two),
         "processes": _at(folder, "mlp", "own", env={0: {"WORLD_SIZE": "4"}, 1: {"WORLD_SIZE": "2"}, 2: {"RANK": "3"}}),
         "unknown": _at(folder, "mlp", "own", extra={rank: ["--at", "w3"] for rank in range(3)}),
+        "options": _at(folder, "mlp", "own", extra={1: ["--wire", "int8"]}),
+        "folder": _at(folder, "mlp", "own", extra={0: ["--out", "/proc/none/x.npy"]}),
         "port": _at(folder, "mlp", "own", env=dict.fromkeys(range(3), address), timeout="1.5"),
         "damaged": _at(folder, "damaged", "own", inputs="mlp", timeout="1.5"),
         "slow": _at(folder, "mlp", "slowly", timeout="1.5", **whole),
@@ -332,6 +334,18 @@ def test_no_such_worker(ran):
     """To `--at`."""
     line = "2 error: --at 'w3' is no worker of the plan; choose from w0, w1, w2"
     assert _lines(ran["unknown"]) == [line] * 3
+
+
+def test_options_that_differ(ran):
+    """Messages of different sizes would cross."""
+    _all_say("--wire is int8 for worker 'w1' and native for worker 'w0'; give all the same", ran["options"])
+
+
+def test_outputs_that_cannot_be_written(ran):
+    """Is found out before the work, and told to all."""
+    said = _lines(ran["folder"])[0]
+    assert said.startswith("2 error: /proc/none: cannot be written (")
+    assert _followers(f"worker 'w0': {said.removeprefix('2 error: ')}", ran["folder"]) == [1, 2]
 
 
 def test_a_port_that_is_taken(ran):
