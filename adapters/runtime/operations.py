@@ -69,9 +69,9 @@ MIXING = frozenset(
     """.split()
 )
 #: Of no tensor at all.
-_MADE = frozenset(["arange", "empty", "full", "linspace", "ones", "scalar_tensor", "zeros"])
+MADE = frozenset(["arange", "empty", "full", "linspace", "ones", "scalar_tensor", "zeros"])
 _OTHERS = frozenset(["copy", "index_add", "index_select", "lift_fresh_copy", "pad", "prelu"])
-_ALL = SAME | CONSTANTS | ELEMENTWISE | MOVES | SPATIAL | REDUCTIONS | LAYERS | NORMS | MIXING | _MADE | _OTHERS
+_ALL = SAME | CONSTANTS | ELEMENTWISE | MOVES | SPATIAL | REDUCTIONS | LAYERS | NORMS | MIXING | MADE | _OTHERS
 
 
 def operation(target: str) -> Callable[..., Any]:

@@ -6,7 +6,8 @@ are what its JSON holds.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Protocol
 
@@ -14,8 +15,10 @@ import torch
 from torch import Tensor
 
 from adapters.runtime.arguments import Like, PerExample, Ref, Size, Weight, from_json, leaves, mapped, size, to_json
-from adapters.runtime.operations import operation
+from adapters.runtime.operations import MADE, operation
 from adapters.runtime.rows import from_rows, to_rows
+
+_CPU = torch.device("cpu")
 
 
 class Messages(Protocol):
@@ -39,27 +42,33 @@ class Run:
         values: tensors by name.
         stored: of the shard, by key.
         messages: by transfer.
+        device: of all tensors.
     """
 
     batch: int
     values: dict[str, Tensor]
     stored: Mapping[str, Tensor]
     messages: Sequence[Messages]
+    device: torch.device = _CPU
 
     def argument(self, given: Any) -> Any:
-        match given:
-            case Ref(name):
-                return self.values[name]
-            case Weight(key):
-                return self.stored[key]
-            case PerExample():
-                return size(given, self.batch)
-            case Like(sizes, dtype):
-                return torch.empty((), dtype=dtype).expand(self.sizes(sizes))
+        kind = type(given)
+        if kind is Ref:
+            return self.values[given.name]
+        if kind is Weight:
+            return self.stored[given.key]
+        if kind is PerExample:
+            return size(given, self.batch)
+        if kind is Like:
+            return torch.empty((), dtype=given.dtype, device=self.device).expand(self.sizes(given.sizes))
         return given
 
     def sizes(self, sizes: Sequence[Size]) -> list[int]:
         return [size(one, self.batch) for one in sizes]
+
+
+def _is_found(argument: Any) -> bool:
+    return isinstance(argument, Ref | Weight | PerExample | Like)
 
 
 @dataclass(frozen=True)
@@ -80,9 +89,23 @@ class Compute:
     def stored(self) -> list[str]:
         return [leaf.key for leaf in leaves([self.args, list(self.kwargs.values())]) if isinstance(leaf, Weight)]
 
+    @functools.cached_property
+    def _prepared(self) -> tuple[Callable[..., Any], list[int], list[str], bool]:
+        """The operation, which arguments are found anew for every batch, and whether it makes a tensor of none."""
+        args = [number for number, arg in enumerate(self.args) if any(map(_is_found, leaves(arg)))]
+        kwargs = [key for key, arg in self.kwargs.items() if any(map(_is_found, leaves(arg)))]
+        return operation(self.target), args, kwargs, self.target.partition(".")[0] in MADE
+
     def run(self, run: Run) -> None:
-        args, kwargs = mapped(self.args, run.argument), {k: mapped(v, run.argument) for k, v in self.kwargs.items()}
-        made = operation(self.target)(*args, **kwargs)
+        call, found, named, is_made = self._prepared
+        args, kwargs = list(self.args), dict(self.kwargs)
+        for number in found:
+            args[number] = mapped(args[number], run.argument)
+        for key in named:
+            kwargs[key] = mapped(kwargs[key], run.argument)
+        if is_made:
+            kwargs["device"] = run.device
+        made = call(*args, **kwargs)
         for name, value in zip(self.outputs, leaves(made), strict=True):
             if name is not None:
                 run.values[name] = value

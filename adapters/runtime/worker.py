@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from adapters.runtime.exchange import Group
+from adapters.runtime.failures import WorkerError
 from adapters.runtime.messages import Counters
 from adapters.runtime.shard import Shard
 from adapters.runtime.steps import Messages, Receive, Run, Send, outputs
@@ -75,11 +76,18 @@ class Worker:
         """
         ports = self.shard.inputs
         values = {port.name: part for port, part in zip(ports, inputs, strict=True) if part is not None}
-        run = Run(batch, values, self._stored, self.exchanges if messages is None else messages)
+        run = Run(batch, values, self._stored, self.exchanges if messages is None else messages, self.group.device)
         with torch.inference_mode():
             for number, step in enumerate(self.shard.steps):
                 begin = time.perf_counter()
-                step.run(run)
+                try:
+                    step.run(run)
+                except WorkerError:
+                    raise
+                except (RuntimeError, LookupError, TypeError, ValueError) as error:  # no memory, a shard that lies
+                    what = f"step {number} ({step.kind} of {', '.join(outputs(step)) or 'messages'})"
+                    said = (str(error).strip() or type(error).__name__).splitlines()[0]
+                    raise WorkerError(f"worker {self.shard.name!r}: {what} failed: {said}") from error
                 for name in self._last_uses[number]:
                     run.values.pop(name, None)
                 self.step_seconds[number] = time.perf_counter() - begin
