@@ -68,7 +68,7 @@ def _print_rate(rate: float | None, by_name: dict[str, Run], work: Workload) -> 
     table = Table(title=title, title_justify="left")
     for name in (
         "system", "bytes", "of direct", "accuracy", "median ms", "p95", "computing", "waiting", "pred.",
-        "pred./meas.", "overlap", "× direct", "× naive", "shard MB", "peak MB",
+        "/ meas.", "overlap", "× direct", "× naive", "shard MB", "peak MB",
     ):  # fmt: skip
         table.add_column(name, justify="left" if name == "system" else "right")
     for run in by_name.values():
