@@ -16,12 +16,10 @@ import re
 import secrets
 import signal
 import subprocess
-import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from types import FrameType
-from typing import NoReturn
 
+from adapters.command import sigterm_raises
 from formulations.errors import InputError
 
 _SUBNET = "10.71.0"
@@ -97,7 +95,7 @@ def network_hosts(num_hosts: int, bytes_per_second: float, seconds: float = 0.0)
     remove_leftovers()
     stem = f"hosts-{os.getpid()}-{secrets.token_hex(4)}"
     names = (*(f"{stem}-{host}" for host in range(num_hosts)), f"{stem}-switch")
-    with _sigterm_raises():
+    with sigterm_raises():
         try:
             try:
                 hosts = _make(names, bytes_per_second, seconds)
@@ -214,23 +212,6 @@ def _runs(pid: int) -> bool:
     except PermissionError:
         pass  # another user's
     return True
-
-
-@contextlib.contextmanager
-def _sigterm_raises() -> Iterator[None]:
-    """So that `finally` is reached; signals can only be caught in the main thread."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def end(number: int, frame: FrameType | None) -> NoReturn:
-        raise SystemExit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _address(host: int) -> str:

@@ -271,6 +271,7 @@ class Group:
         finally:
             self._closed = True
             self.watchdog.close()
+            self._exchanges.clear()  # they know the group: together they would keep its connections
             _let_go()
 
     def __enter__(self) -> Group:

@@ -6,15 +6,13 @@ import os
 import signal
 import subprocess
 import tempfile
-import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
-from typing import NoReturn
 
+from adapters.command import sigterm_raises
 from adapters.runtime.failures import WorkerError
 from formulations.errors import InputError
 
@@ -82,7 +80,7 @@ def launch(
     """
     if num_workers < 1:
         raise InputError(f"{num_workers} workers asked for; give at least 1")
-    with tempfile.TemporaryDirectory(prefix="workers-") as folder, _told_to_end():
+    with tempfile.TemporaryDirectory(prefix="workers-") as folder, sigterm_raises():
         with _Workers(Path(folder)) as workers:
             for rank in range(num_workers):
                 ours = _environment(rank, num_workers, Path(folder) / "meet")
@@ -205,20 +203,3 @@ class _Workers:
                 os.killpg(process.pid, number)
             except ProcessLookupError:
                 continue
-
-
-@contextmanager
-def _told_to_end() -> Iterator[None]:
-    """SIGTERM ends this process by SystemExit, so that it ends its workers first."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def end(number: int, _: FrameType | None) -> NoReturn:
-        raise SystemExit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
