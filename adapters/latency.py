@@ -81,11 +81,11 @@ def _nothing_but(name: str, num_bytes: FloatArray) -> Stage:
     return Stage(f"(no layer) {name}", np.zeros_like(num_bytes), num_bytes, np.zeros(len(num_bytes)))
 
 
-def calibrate(num_workers: int, batch: int = 64, timeout_seconds: float = 300.0) -> Cluster:
+def calibrate(num_workers: int, batch: int = 64, width: int = 512, timeout_seconds: float = 300.0) -> Cluster:
     """The cluster of so many processes on this machine, measured (`adapters.runtime.calibrate`).
 
     Args:
-        batch: examples at a time of the layer whose speed is measured.
+        batch, width: examples at a time and inputs of the layer whose speed is measured.
         timeout_seconds: for all of it.
 
     Raises:
@@ -94,7 +94,7 @@ def calibrate(num_workers: int, batch: int = 64, timeout_seconds: float = 300.0)
     """
     from adapters.runtime.calibrate import local
 
-    return local(num_workers, batch=batch, timeout_seconds=timeout_seconds)
+    return local(num_workers, batch=batch, width=width, timeout_seconds=timeout_seconds)
 
 
 # What a plan is compared with: no weight dropped.
