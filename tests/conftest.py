@@ -9,6 +9,7 @@ Shapes: A placements, N neurons, M inputs, P workers, K resources.
 import dataclasses
 import functools
 import itertools
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +31,10 @@ from formulations import (
     evaluate,
 )
 from solvers import registry
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # Whoever runs the suite in the background has it ignored, and so would the programs that the tests interrupt.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 INSTANCES = Path(__file__).parents[1] / "benchmarks" / "instances"
 WORKER_NAMES = ("anna", "bert", "cleo")

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from adapters.runtime.exchange import Group
     from adapters.runtime.point import Exchange
 
-_WARM_UP, _REPEATS = 2, 5
+#: Repeats: small messages scatter, and large ones take long.
+_WARM_UP, _LEAST, _MOST, _SECONDS = 2, 3, 25, 0.5
 
 #: Of one exchange on one worker: its name, and P bytes sent and P received per example.
 _Described = tuple[str, list[int], list[int]]
@@ -57,16 +58,24 @@ def _to_all(described: _Described, rank: int) -> bool:
 
 def _measured(group: Group, exchanges: Sequence[Exchange], way: str, batch: int) -> float:
     """Seconds that the slowest worker takes for all of them, one after the other."""
-    taken = []
     for exchange in exchanges:
         exchange.way = way
-    for _ in range(_WARM_UP + _REPEATS):
-        group.barrier()
-        begin = time.perf_counter()
-        for exchange in exchanges:
-            for values in exchange.outgoing(batch).values():
-                values.zero_()
-            exchange.start()
-            exchange.finish()
-        taken.append(time.perf_counter() - begin)
-    return max(float(text) for text in group.agree("seconds", repr(statistics.median(taken[_WARM_UP:]))))
+    first = _of_the_slowest(group, [_once(group, exchanges, batch) for _ in range(_WARM_UP)])
+    repeats = min(_MOST, max(_LEAST, int(_SECONDS / first)))
+    return _of_the_slowest(group, [_once(group, exchanges, batch) for _ in range(repeats)])
+
+
+def _once(group: Group, exchanges: Sequence[Exchange], batch: int) -> float:
+    group.barrier()
+    begin = time.perf_counter()
+    for exchange in exchanges:
+        for values in exchange.outgoing(batch).values():
+            values.zero_()
+        exchange.start()
+        exchange.finish()
+    return time.perf_counter() - begin
+
+
+def _of_the_slowest(group: Group, seconds: Sequence[float]) -> float:
+    """The median of the worker whose median is the longest."""
+    return max(float(text) for text in group.agree("seconds", repr(statistics.median(seconds))))

@@ -86,11 +86,15 @@ def test_an_interrupt_ends_all(plan, tmp_path):
     process = subprocess.Popen(
         command, env=_environment(folder), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    wait_for(folder / "running")
-    assert len(processes_of(folder)) == 3
-    process.send_signal(signal.SIGINT)
-    assert process.communicate(timeout=30) == ("", "interrupted\n")
-    assert process.returncode == 130
+    try:
+        wait_for(folder / "running")
+        assert len(processes_of(folder)) == 3
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=30) == ("", "interrupted\n")
+        assert process.returncode == 130
+    finally:
+        process.terminate()  # its workers with it
+        process.wait(timeout=30)
     assert processes_of(folder) == []
     assert os.listdir(tmp_path) == []
 
