@@ -116,12 +116,12 @@ def refused(folder):
     """Starts that cannot work, each with a file of its own, and one by a port that can."""
     found = {}
 
-    def attempt(name, rank=RANK, names=NAMES, method=None, **environment):
+    def attempt(name, rank=RANK, names=NAMES, method=None, seconds=1.5, **environment):
         before = dict(os.environ)
         os.environ.update(environment)
         try:
             method = method or f"file://{folder}/{name.replace(' ', '-')}"
-            with Group.connect(rank, names, init_method=method, timeout_seconds=1.5):
+            with Group.connect(rank, names, init_method=method, timeout_seconds=seconds):
                 found[name] = "connected"
         except WorkerError as error:
             found[name] = str(error)
@@ -129,7 +129,7 @@ def refused(folder):
         os.environ.update(before)
 
     address = {"method": "env://", "MASTER_ADDR": "127.0.0.1"}
-    attempt("free port", **address, MASTER_PORT=os.environ["FREE_PORT"])
+    attempt("free port", seconds=20, **address, MASTER_PORT=os.environ["FREE_PORT"])
     attempt("world size", WORLD_SIZE="4")
     attempt("twice", rank=min(RANK, 1))
     attempt("other names", names=("anna", "bert", "zoe") if RANK == 1 else NAMES)

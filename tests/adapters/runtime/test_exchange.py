@@ -242,13 +242,13 @@ def test_a_process_that_makes_no_progress_ends_itself():
     code = """
 import time
 from adapters.runtime.failures import Watchdog
-dog = Watchdog(0.3, lambda what: f"stuck in {what}", lambda: None)
+dog = Watchdog(1, lambda what: f"stuck in {what}", lambda: None)
 with dog.armed("request 6"):
-    for _ in range(10):
-        time.sleep(0.05)
+    for _ in range(7):
+        time.sleep(0.2)
         dog.progress()
 print("done")
-time.sleep(0.4)
+time.sleep(1.3)
 print("idle", flush=True)
 with dog.armed("request 7"):
     time.sleep(60)

@@ -43,9 +43,14 @@ def impatient(monkeypatch):
 
 
 def children_of(folder):
-    """What the workers started that still runs."""
-    running = {process.pid for process in psutil.process_iter() if process.status() != psutil.STATUS_ZOMBIE}
-    return sorted(running & {int(name) for name in os.listdir(folder)})
+    """What the workers started that still runs, some seconds after it was killed: a signal takes a moment."""
+    until = time.monotonic() + 20
+    while True:
+        running = {process.pid for process in psutil.process_iter() if process.status() != psutil.STATUS_ZOMBIE}
+        found = sorted(running & {int(name) for name in os.listdir(folder)})
+        if not found or time.monotonic() > until:
+            return found
+        time.sleep(0.02)
 
 
 def test_every_worker_knows_who_it_is():
