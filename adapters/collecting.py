@@ -12,9 +12,10 @@ from torch import Tensor
 from adapters.graph import IntArray
 from adapters.part import Part
 from adapters.parts import Parts
-from adapters.program import FLAT, Operation, Value
+from adapters.program import Operation, Value
 from adapters.runtime.arguments import Ref, Weight, mapped
 from adapters.runtime.messages import Transfer
+from adapters.runtime.rows import ROWS
 from adapters.runtime.steps import Compute, Receive, Send, Step, Take, outputs
 from formulations.errors import InputError
 
@@ -60,10 +61,10 @@ class Collector:
     def _channels(self, op: Operation) -> Part | None:
         """What an operation that makes channels of channels reads of its first operand, cut along these."""
         source, made = self._own[op.operands[0]], self._part(self._named(op)[0])
-        if source is None or source.dim != FLAT or made is None:
+        if source is None or source.dim != ROWS or made is None:
             return None if made is None else source
         if made.dim != 1:
-            raise InputError(f"operation {op.name!r} ({op.target}) reads channels that lie along no one dimension")
+            self._require_dims(op, source)
         return self._bring([source], Part(source.name, source.value, made.dim, made.positions))
 
     # Parts
@@ -82,7 +83,7 @@ class Collector:
         return self._program.values[self._named(op)[0]]
 
     def _require_dims(self, op: Operation, part: Part) -> None:
-        if part.dim == FLAT:
+        if part.dim == ROWS:
             raise InputError(f"operation {op.name!r} ({op.target}) reads channels that lie along no one dimension")
 
     def _operand(self, name: str, here: Part, sources: Mapping[str, Part | None]) -> str:
@@ -99,7 +100,7 @@ class Collector:
         name = self._unique(wanted.value.name)
         made = Part(name, wanted.value, wanted.dim, wanted.positions)
         for source in there:
-            if wanted.dim not in (None, FLAT) and source.dim in (None, wanted.dim):
+            if wanted.dim not in (None, ROWS) and source.dim in (None, wanted.dim):
                 assert wanted.positions is not None
                 index = wanted.positions if source.dim is None else _places(source.positions, wanted.positions)
                 if index is not None:
@@ -156,7 +157,7 @@ class Collector:
         first = next(iter(pieces.values()))
         positions = np.concatenate([part.positions for part in pieces.values()])
         made = Part(first.name, first.value, first.dim, positions)
-        dim = 1 if first.dim == FLAT else first.dim
+        dim = 1 if first.dim == ROWS else first.dim
         self.steps.append(
             Receive(number, list(pieces), [list(part.sizes) for part in pieces.values()], dim, [made.name])
         )
@@ -195,15 +196,15 @@ class Collector:
         assert own is not None
         if source is None or own.lies_like(part):
             return own.name, None, own.batch_dim, None
-        if own.dim == FLAT and part.dim != FLAT:
+        if own.dim == ROWS and part.dim != ROWS:
             own = self._bring([own], part)
             return own.name, None, own.batch_dim, None
-        if part.dim == FLAT:
+        if part.dim == ROWS:
             index = _places(own.ids, part.ids)
         else:
             index = part.positions if own.dim is None else _places(own.positions, part.positions)
         assert index is not None
-        if part.dim != FLAT and len(index) == own.sizes[part.dim or 0] and np.array_equal(index, np.arange(len(index))):
+        if part.dim != ROWS and len(index) == own.sizes[part.dim or 0] and np.array_equal(index, np.arange(len(index))):
             return own.name, None, own.batch_dim, None
         return own.name, part.dim, own.batch_dim, self._index(f"send.{number}.{peer}", index).key
 
@@ -246,7 +247,7 @@ class Collector:
     def _like(self, weight: Weight, here: Part, prelu: bool) -> Weight:
         """A stored tensor, cut like what it meets."""
         tensor = self._parts.stored[weight.key]
-        if prelu and (here.dim != FLAT or tensor.numel() == 1):
+        if prelu and (here.dim != ROWS or tensor.numel() == 1):
             return self._rows_of(weight, here) if tensor.numel() > 1 else self._keep(weight.key, tensor)
         if prelu:  # along the second dimension: in rows, one for each element
             wide = tensor.reshape(-1, *[1] * (len(here.value.sizes) - 2)).expand(here.value.rest[1:])
@@ -257,7 +258,7 @@ class Collector:
             return self._keep(weight.key, tensor)
         assert wanted.positions is not None
         where = torch.from_numpy(wanted.positions)
-        cut = tensor.reshape(1, -1)[:, where] if wanted.dim == FLAT else tensor.index_select(wanted.dim, where)
+        cut = tensor.reshape(1, -1)[:, where] if wanted.dim == ROWS else tensor.index_select(wanted.dim, where)
         return self._keep(f"{weight.key}{here.name.removeprefix(here.value.name)}", cut)
 
     def _leave_out_unread(self) -> None:
@@ -276,9 +277,9 @@ class Collector:
 def _meeting(value: Value, here: Part) -> Part:
     """The elements of an operand that broadcast against those of a part."""
     offset = len(here.value.sizes) - len(value.sizes)
-    if here.dim == FLAT:
+    if here.dim == ROWS:
         grid = np.arange(value.num_elements).reshape(value.rest)
-        return Part(value.name, value, FLAT, np.broadcast_to(grid, here.value.rest).reshape(-1)[here.positions])
+        return Part(value.name, value, ROWS, np.broadcast_to(grid, here.value.rest).reshape(-1)[here.positions])
     if here.dim is None or here.dim < offset or value.sizes[here.dim - offset] == 1:
         return Part(value.name, value, None, None)
     return Part(value.name, value, here.dim - offset, here.positions)

@@ -94,6 +94,12 @@ def memory_left(graph: LayerGraph, cluster: Cluster, worker: IntArray, group: Gr
     return left
 
 
+def stretches(count: int, num_workers: int) -> IntArray:
+    """The worker of each of `count` things in a row: equal stretches, as near as can be."""
+    found: IntArray = np.arange(count) * num_workers // max(1, count)
+    return found
+
+
 def neuron_shares(num_neurons: int, cluster: Cluster, slack: float) -> tuple[IntArray, IntArray]:
     """P, P: how many neurons a worker must and may hold.
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from adapters.adjust import refit
 from adapters.calibrate import KernelMoments, Moments, evaluating
+from adapters.extract import stretches
 from adapters.graph import LayerGraph
 from adapters.kernels import WeightLayer, expand, matrix, present, set_matrix, sizes
 from formulations.errors import InputError
@@ -80,8 +80,8 @@ def disturbance(module: WeightLayer, moments: Moments | KernelMoments, num_worke
     Neurons and inputs are both dealt out in order. What is left is refitted, as far as the moments know how.
     """
     weights, (num_neurons, num_inputs, kernel) = matrix(module), sizes(module)
-    at = np.arange(num_neurons) * num_workers // max(1, num_neurons)
-    owner = np.arange(num_inputs) * num_workers // max(1, num_inputs)
+    at = stretches(num_neurons, num_workers)
+    owner = stretches(num_inputs, num_workers)
     own = (at[:, None] == owner[None, :]) & present(module)
     if isinstance(moments, Moments):
         fitted, _ = refit(weights, module.bias, own, kernel, moments, fit_bias=True)

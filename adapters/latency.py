@@ -164,13 +164,15 @@ def _whole(graph: LayerGraph, cluster: Cluster, examples: IntArray) -> Latency:
 
 def _input_bytes(graph: LayerGraph, num_workers: int) -> FloatArray:
     """P; of the network inputs on each worker, where they lie in equal stretches, as far as anything reads them."""
+    from adapters.extract import stretches  # which loads torch
+
     per_unit = np.zeros(graph.num_units)
     for activation in graph.activations:  # several may hold the same input
         held = np.bincount(activation.unit, weights=activation.bytes, minlength=graph.num_units)
         per_unit = np.maximum(per_unit, held)
     found = np.zeros(num_workers)
     for units in graph.inputs:
-        np.add.at(found, np.arange(units.size) * num_workers // max(1, units.size), per_unit[units])
+        np.add.at(found, stretches(units.size, num_workers), per_unit[units])
     return found
 
 

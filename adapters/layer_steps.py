@@ -17,8 +17,9 @@ from adapters.collecting import Collector, name_of
 from adapters.graph import IntArray
 from adapters.kernels import ungrouped
 from adapters.part import Part
-from adapters.program import FLAT, Operation, Value
+from adapters.program import Operation, Value
 from adapters.runtime.arguments import PerExample, Ref, Size, Weight
+from adapters.runtime.rows import ROWS
 from adapters.runtime.steps import Normalize, Receive, Sums
 from formulations.errors import InputError
 
@@ -38,7 +39,7 @@ class LayerSteps(Collector):
         dim_in = self._parts.dims[layer.activation]
         dim_out = len(self._value(op).sizes) - 1 if op.target.startswith("linear") else 1
         own, mine = self._own[op.operands[0]], self._wiring.own_channels(layer.activation, self._me)
-        if own is not None and own.dim == FLAT:  # some elements are constants
+        if own is not None and own.dim == ROWS:  # some elements are constants
             own = self._bring([own], Part(own.name, own.value, dim_in, mine))
         product = _Product(self, op, kernels, self._wiring.kept[index], dim_in)
         here, (name,) = self._part(self._named(op)[0]), self._named(op)
@@ -145,11 +146,11 @@ class LayerSteps(Collector):
             source = None  # or constants alone
         if source is not None and here is not None:
             there = [p for p in self._peers if holds[:, p].any() and (holds[:, p] & ~holds[:, self._me]).any()]
-            if source.dim == FLAT != here.dim:  # some elements are constants
+            if source.dim == ROWS != here.dim:  # some elements are constants
                 source = self._bring([source], Part(source.name, source.value, here.dim, here.positions))
-            elif source.dim == FLAT and positions > 1:
+            elif source.dim == ROWS and positions > 1:
                 raise InputError(f"the norm {op.name!r} is over channels that lie along no one dimension")
-            elif source.dim == FLAT:
+            elif source.dim == ROWS:
                 dims = [1]
         size: Size = 2 * positions if value.batch_dim is None else PerExample(2 * positions)
         sums = Value(f"{op.name}~sums", (size,), value.dtype, None, np.zeros(1, dtype=np.int64))
@@ -185,7 +186,7 @@ class LayerSteps(Collector):
         """Key of factors or shifts that broadcast against the source."""
         tensor, name = self._parts.tensor(weight), name_of(weight)
         ndim = len(source.sizes)
-        if source.dim == FLAT:
+        if source.dim == ROWS:
             return self._keep(f"{name}~", tensor.reshape(-1)[source.ids]).key
         # A group norm's are along channels, a layer norm's along the last dimensions.
         shape = [1] * ndim

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from adapters.extract import Prices, shares
+from adapters.extract import Prices, shares, stretches
 from adapters.graph import Group, LayerGraph
 from adapters.plan import Message
 from formulations.cluster import Cluster
@@ -91,7 +91,7 @@ class Network:
         """U: network inputs in equal stretches over the workers, barriers on the fastest, the rest unplaced."""
         worker = np.full(self.graph.num_units, UNPLACED, dtype=np.int64)
         for units in self.graph.inputs:
-            worker[units] = np.arange(units.size) * self.cluster.num_workers // max(1, units.size)
+            worker[units] = stretches(units.size, self.cluster.num_workers)
         for units in self.graph.barriers.values():
             worker[units] = int(np.argmax(self.cluster.macs_per_second))
         return worker

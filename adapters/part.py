@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from adapters.graph import IntArray
-from adapters.program import FLAT, Value
+from adapters.program import Value
 from adapters.runtime.arguments import PerExample, Size, size
-from adapters.runtime.rows import from_rows
+from adapters.runtime.rows import ROWS, from_rows
 from adapters.tracing import EXAMPLES
 
 
@@ -27,8 +27,8 @@ class Part:
     Attributes:
         name: on the worker.
         value: of which it is a part.
-        dim: the dimension that is cut; None where nothing is; FLAT for any elements, which are then kept as rows.
-        positions: along `dim`; for FLAT, n.
+        dim: the dimension that is cut; None where nothing is; ROWS for any elements, which are then kept as rows.
+        positions: along `dim`; for ROWS, n.
     """
 
     name: str
@@ -42,19 +42,19 @@ class Part:
         if self.dim is None:
             return self.value.sizes
         assert self.positions is not None
-        if self.dim == FLAT:
+        if self.dim == ROWS:
             return (1 if self.value.batch_dim is None else PerExample(1), len(self.positions))
         return tuple(len(self.positions) if dim == self.dim else size for dim, size in enumerate(self.value.sizes))
 
     @property
     def batch_dim(self) -> int | None:
         """The dimension in memory that goes with the number of examples."""
-        return 0 if self.dim == FLAT and self.value.batch_dim is not None else self.value.batch_dim
+        return 0 if self.dim == ROWS and self.value.batch_dim is not None else self.value.batch_dim
 
     @functools.cached_property
     def ids(self) -> IntArray:
         """n; which of the tensor's elements, in the order of its rows."""
-        if self.dim == FLAT:
+        if self.dim == ROWS:
             assert self.positions is not None
             return self.positions
         grid = np.arange(self.value.num_elements).reshape(self.value.rest)

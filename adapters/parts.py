@@ -14,10 +14,10 @@ from torch import Tensor
 
 from adapters.graph import IntArray
 from adapters.part import Part
-from adapters.program import FLAT, Operation, Value
+from adapters.program import Operation, Value
 from adapters.runtime.arguments import Like, PerExample, Ref, Weight, leaves, mapped, size
 from adapters.runtime.operations import operation
-from adapters.runtime.rows import to_rows
+from adapters.runtime.rows import ROWS, to_rows
 from adapters.tracing import EXAMPLES
 from adapters.wiring import Wiring
 from formulations.errors import InputError
@@ -87,7 +87,7 @@ class Parts:
             raise InputError(
                 f"elements of {value.name!r} lie differently from example to example and cannot be sent apart"
             )
-        return Part(name, value, FLAT, np.flatnonzero(np.isin(self.program.channels[activation], channels)))
+        return Part(name, value, ROWS, np.flatnonzero(np.isin(self.program.channels[activation], channels)))
 
     def tensor(self, argument: Weight | Ref) -> Tensor:
         """A stored tensor, or one that is computed of such alone. Raises InputError for any other."""

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from adapters.aligned import aligned
 from adapters.program import Program
 from formulations import validation
 from formulations.certificate import Certificate
@@ -277,14 +278,7 @@ class PartitionPlan:
 
     def __str__(self) -> str:
         rows = [_TITLES, *self._rows(), ("total", "", str(self.bytes_sent), str(self.bytes_direct), *[""] * 5)]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = [
-            "  ".join(
-                text.ljust(width) if number < 2 else text.rjust(width)
-                for number, (text, width) in enumerate(zip(row, widths, strict=True))
-            ).rstrip()
-            for row in rows
-        ]
+        lines = aligned(rows, num_left=2)
         lines[-1] += f"  {self.bytes_sent / max(1, self.bytes_direct):.1%} of direct parallel"
         return "\n".join([*lines, *self._footnotes()])
 

@@ -18,8 +18,9 @@ from torch.export import ExportedProgram
 
 from adapters.channels import Placeable, Walk, compact, walk
 from adapters.graph import IntArray, LayerGraph, example_tuple
-from adapters.runtime.arguments import Like, PerExample, Ref, Size, Weight, leaves
+from adapters.runtime.arguments import Like, PerExample, Ref, Size, Weight, batch_dim, leaves
 from adapters.runtime.operations import operation
+from adapters.runtime.rows import ROWS
 from adapters.tracing import EXAMPLES, trace
 from formulations.errors import InputError
 
@@ -29,8 +30,6 @@ NOT_SERVED = "can be applied, but not be run by workers: "
 _MORE_EXAMPLES = 2 * EXAMPLES + 1
 #: Arguments that say where and how tensors lie in memory, which is up to each worker.
 _OF_MEMORY = ("device", "layout", "memory_format", "pin_memory")
-#: In place of a dimension: the units of a tensor do not follow any one of them.
-FLAT = -1
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,8 +38,8 @@ class Value:
 
     Attributes:
         sizes: of its dimensions; at most one goes with the number of examples.
-        dim: the dimension along which units lie; None where there is but one, FLAT where they lie along none.
-        units: along `dim`; for FLAT, E. −1 for constants, which every worker has.
+        dim: the dimension along which units lie; None where there is but one, ROWS where they lie along none.
+        units: along `dim`; for ROWS, E. −1 for constants, which every worker has.
     """
 
     name: str
@@ -52,7 +51,7 @@ class Value:
     @property
     def batch_dim(self) -> int | None:
         """The dimension that goes with the number of examples."""
-        return next((dim for dim, size in enumerate(self.sizes) if isinstance(size, PerExample)), None)
+        return batch_dim(self.sizes)
 
     @property
     def rest(self) -> tuple[int, ...]:
@@ -149,7 +148,7 @@ class _Builder:
     """Goes through the operations as `walk` did; a second trace tells which numbers go with the number of examples."""
 
     def __init__(self, model: nn.Module, exported: ExportedProgram, more: ExportedProgram, walked: Walk) -> None:
-        self._exported, self._walked = exported, walked
+        self._walked = walked
         signature = exported.graph_signature
         nodes, others = list(exported.graph.nodes), list(more.graph.nodes)
         firsts = [_batch(nodes, signature.user_inputs), _batch(others, signature.user_inputs)]
@@ -172,6 +171,9 @@ class _Builder:
         self._arguments: dict[str, Any] = {}  # what an operation's result is called, by the operation
         self._values: dict[str, Value] = {}
         self._operations: list[Operation] = []
+        self._known = set(map(str, signature.user_inputs))  # names of what is there already
+        made = (leaf for value in walked.values.values() for leaf in leaves(value))
+        self._placeable = [leaf for leaf in made if isinstance(leaf, Placeable)]
         self._layers = {layer.name: index for index, layer in enumerate(walked.graph.layers)}
         self._together = np.arange(walked.graph.num_units + 1)  # and −1
         for units in walked.graph.barriers.values():
@@ -187,14 +189,13 @@ class _Builder:
         outputs = [self._arguments.get(str(name)) for name in self._outputs if name is not None]
         if not outputs or not all(isinstance(output, Ref) for output in outputs):
             raise InputError("the network returns what is no tensor")
-        values = [part for made in self._walked.values.values() for part in leaves(made) if isinstance(part, Placeable)]
         return Program(
             graph=self._walked.graph,
             operations=tuple(self._operations),
             values=self._values,
             inputs=tuple(str(name) for name in self._inputs if str(name) in self._values),
             outputs=tuple(output.name for output in outputs),  # type: ignore[union-attr]
-            sent={value.name: value.sent for value in values},
+            sent={value.name: value.sent for value in self._placeable},
             channels=self._channels(),
             constants=self._constants,
             examples=self._examples,
@@ -216,9 +217,8 @@ class _Builder:
             return
         self._note(node, other)
         outputs = leaves(self._arguments[node.name])
-        known = {name for operation in self._operations for name in operation.outputs} | set(map(str, self._inputs))
         names = [output.name if isinstance(output, Ref) else None for output in outputs]
-        if all(name is None or name in known for name in names):
+        if all(name is None or name in self._known for name in names):
             return  # the same numbers again
         args = [self._argument(*pair) for pair in zip(node.args, other.args, strict=True)]
         kwargs = {key: self._argument(arg, other.kwargs[key]) for key, arg in node.kwargs.items()}
@@ -230,6 +230,7 @@ class _Builder:
             args[0] = self._like(args[0])
         kwargs = {key: arg for key, arg in kwargs.items() if key not in _OF_MEMORY}
         self._operations.append(Operation(node.name, target, rule, tuple(names), tuple(args), kwargs, layer))
+        self._known.update(name for name in names if name is not None)
 
     def _like(self, argument: Any) -> Any:
         if not isinstance(argument, Ref):
@@ -287,20 +288,19 @@ class _Builder:
         first = units.reshape(-1)[:1]
         if bool((units == first).all()):
             return None, first.numpy()
-        batch = next((dim for dim, size in enumerate(sizes) if isinstance(size, PerExample)), None)
+        batch = batch_dim(sizes)
         for dim in range(units.ndim):
             along = units
             for other in range(units.ndim):
                 along = along if other == dim else along.narrow(other, 0, 1)
             if dim != batch and bool((units == along).all()):
                 return dim, along.reshape(-1).numpy()
-        return FLAT, _of_one_example(name, units.expand(shape), sizes).numpy()
+        return ROWS, _of_one_example(name, units.expand(shape), sizes).numpy()
 
     def _channels(self) -> dict[int, IntArray]:
         """Of activations that no layer reads, which of the channels each element belongs to."""
         graph = self._walked.graph
-        parts = [part for made in self._walked.values.values() for part in leaves(made) if isinstance(part, Placeable)]
-        named = {part.name: part for part in reversed(parts)}
+        named = {part.name: part for part in reversed(self._placeable)}
         found = {}
         for index, activation in enumerate(graph.activations):
             if graph.readers[index]:

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from adapters.graph import Activation, Group, IntArray, Layer, LayerGraph, Read, Span
-from adapters.program import FLAT, Operation, Program, Value
+from adapters.program import Operation, Program, Value
 from adapters.runtime.arguments import PerExample, dtype_name, dtype_named, from_json, to_json
 from adapters.runtime.operations import operation
+from adapters.runtime.rows import ROWS
 from formulations.errors import InputError
 
 SCHEMA = "program/1"
@@ -173,8 +174,8 @@ def _check_values(program: Program) -> None:
         _require(isinstance(name, str) and all(map(_is_count, counts)), what, value.sizes)
         _require(math.prod(counts) <= _MOST_ELEMENTS, what, value.sizes)
         dim = value.dim
-        _require(dim is None or (type(dim) is int and FLAT <= dim < len(counts)), what, dim)
-        length = 1 if dim is None else math.prod(counts) if dim == FLAT else counts[dim]
+        _require(dim is None or (type(dim) is int and ROWS <= dim < len(counts)), what, dim)
+        length = 1 if dim is None else math.prod(counts) if dim == ROWS else counts[dim]
         _require(value.units.size == length, what, f"{value.units.size} units")
         _check_range(what, value.units, -1, program.graph.num_units)
     _require(

@@ -17,8 +17,9 @@ from adapters.graph import IntArray
 from adapters.layer_steps import LayerSteps
 from adapters.part import Part
 from adapters.parts import Parts
-from adapters.program import FLAT, Operation, Value
+from adapters.program import Operation, Value
 from adapters.runtime.arguments import Ref, Weight, mapped
+from adapters.runtime.rows import ROWS
 from formulations.errors import InputError
 
 #: How channels are followed; each has a method of its name here.
@@ -119,7 +120,7 @@ class Sharding(LayerSteps):
         source, here = self._own[op.operands[0]], self._part(self._named(op)[0])
         if source is None or here is None:
             return
-        if source.dim == FLAT:
+        if source.dim == ROWS:
             assert here.positions is not None
             multiple = self._value(op).rest[1] // source.value.rest[1]
             source = self._bring([source], Part(source.name, source.value, 1, np.unique(here.positions // multiple)))
@@ -202,12 +203,10 @@ class Sharding(LayerSteps):
             return
 
         def whole(leaf: Any) -> Any:
-            if isinstance(leaf, Ref):
-                return Ref(self._whole(op, leaf.name))
-            return self._keep(leaf.key, self._parts.stored[leaf.key]) if isinstance(leaf, Weight) else leaf
+            return Ref(self._whole(op, leaf.name)) if isinstance(leaf, Ref) else leaf
 
-        kwargs = {key: mapped(arg, whole) for key, arg in op.kwargs.items()}
-        self._emit(op.target, mapped(op.args, whole), kwargs, op.outputs)
+        args, kwargs = mapped(op.args, whole), {key: mapped(arg, whole) for key, arg in op.kwargs.items()}
+        self._emit(op.target, self._whole_weights(args), self._whole_weights(kwargs), op.outputs)
 
     def _whole(self, op: Operation, name: str) -> str:
         """All of a tensor, gathered for an operation that mixes channels."""

@@ -36,7 +36,7 @@ def wired(wiring: Wiring) -> tuple[Shard, ...]:
     parts, program = Parts(wiring), wiring.program
     inputs = tuple(_port(parts, name) for name in program.inputs)
     outputs = tuple(_port(parts, name) for name in program.outputs)
-    stages = tuple(stage.to_json() for stage in wiring.stages())
+    stages = tuple(stage.to_json() for stage in wiring.stages)
     bytes_by_link = tuple(tuple(map(int, row)) for row in wiring.bytes_by_link())
     found = []
     for worker in range(wiring.num_workers):

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from adapters.aligned import aligned
 from formulations import validation
 from formulations.cluster import Cluster
 from formulations.errors import InputError
@@ -63,8 +64,7 @@ class Latency:
             times = (part[index, worker] for part in (self.compute, self.network, self.waiting))
             rows.append((name, self.worker_names[worker], *map(_ms, times), _ms(self.seconds[index])))
         rows.append(("total", "", "", "", "", _ms(self.total)))
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        return "\n".join(_line(row, widths) for row in rows)
+        return "\n".join(aligned(rows, num_left=2))
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,11 +155,3 @@ def timed(stages: Sequence[Stage], cluster: Cluster, batch: int = 1) -> Latency:
 
 def _ms(seconds: float) -> str:
     return f"{1000 * seconds:.3f}"
-
-
-def _line(row: tuple[str, ...], widths: Sequence[int]) -> str:
-    cells = (
-        text.ljust(width) if number < 2 else text.rjust(width)
-        for number, (text, width) in enumerate(zip(row, widths, strict=True))
-    )
-    return "  ".join(cells).rstrip()

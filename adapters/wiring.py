@@ -8,14 +8,13 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from adapters.extract import neuron_shares
+from adapters.extract import neuron_shares, stretches
 from adapters.graph import IntArray, Span
 from adapters.kernels import ungrouped
 from adapters.plan import PartitionPlan
@@ -95,9 +94,10 @@ class Wiring:
 
     def bytes_by_link(self) -> IntArray:
         """P×P (from, to), per example; the spans of norms included."""
-        found: IntArray = np.sum([stage.num_bytes for stage in self.stages()], axis=0).astype(np.int64)
+        found: IntArray = np.sum([stage.num_bytes for stage in self.stages], axis=0).astype(np.int64)
         return found
 
+    @functools.cached_property
     def stages(self) -> tuple[Stage, ...]:
         """What predicts the time (`adapters.stages`): every activation crosses for the first layer that reads it."""
         graph, left = self.program.graph, set(range(len(self.program.graph.activations)))
@@ -198,7 +198,9 @@ def contiguous(program: Program, cluster: Cluster) -> IntArray:
 def direct_parallel(program: Program, cluster: Cluster, weights: Mapping[str, Tensor]) -> Wiring:
     """Every channel that a layer reads is sent to every other worker, and nothing is dropped."""
     worker = contiguous(program, cluster)
-    return _unpruned(program, cluster, weights, _one_each(worker, cluster.num_workers), np.ones(cluster.num_workers))
+    return _unpruned(
+        program, cluster, weights, _one_each(worker, cluster.num_workers), np.ones(cluster.num_workers, dtype=bool)
+    )
 
 
 def replicated(program: Program, cluster: Cluster, weights: Mapping[str, Tensor]) -> Wiring:
@@ -222,12 +224,12 @@ def _only_inputs_cross(
 
 
 def _unpruned(
-    program: Program, cluster: Cluster, weights: Mapping[str, Tensor], holds: BoolArray, computes: NDArray[Any]
+    program: Program, cluster: Cluster, weights: Mapping[str, Tensor], holds: BoolArray, computes: BoolArray
 ) -> Wiring:
     """All that is not on a worker that computes is sent there."""
     graph, layers = program.graph, [op for op in program.operations if op.layer is not None]
     kept = tuple(_present(op, weights[op.args[1].key]) for op in sorted(layers, key=lambda op: op.layer or 0))
-    sent = tuple(~holds[activation.unit] & computes.astype(bool) for activation in graph.activations)
+    sent = tuple(~holds[activation.unit] & computes for activation in graph.activations)
     return Wiring(program, cluster, holds, kept, (False,) * len(kept), sent, weights)
 
 
@@ -245,5 +247,5 @@ def _one_each(worker: IntArray, num_workers: int) -> BoolArray:
 def _with_inputs(program: Program, cluster: Cluster, worker: IntArray) -> IntArray:
     """Inputs in equal stretches over the workers."""
     for units in program.graph.inputs:
-        worker[units] = np.arange(units.size) * cluster.num_workers // max(1, units.size)
+        worker[units] = stretches(units.size, cluster.num_workers)
     return worker

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,6 +45,11 @@ Size = int | PerExample
 def size(value: Size, batch: int) -> int:
     """Of a dimension, for so many examples."""
     return value.count * batch if isinstance(value, PerExample) else value
+
+
+def batch_dim(sizes: Sequence[Size]) -> int | None:
+    """The dimension that goes with the number of examples."""
+    return next((dim for dim, length in enumerate(sizes) if isinstance(length, PerExample)), None)
 
 
 def mapped(argument: Any, change: Callable[[Any], Any]) -> Any:

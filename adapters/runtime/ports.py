@@ -12,12 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from adapters.runtime.arguments import PerExample, Size, size
-from adapters.runtime.rows import from_rows, to_rows
+from adapters.runtime.arguments import PerExample, Size, batch_dim, size
+from adapters.runtime.rows import ROWS, from_rows, to_rows
 from formulations.errors import InputError
-
-#: In place of a dimension: a tensor is cut as rows, examples × elements.
-ROWS = -1
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +38,7 @@ class Port:
     @property
     def batch_dim(self) -> int | None:
         """The dimension that goes with the number of examples."""
-        return next((dim for dim, length in enumerate(self.sizes) if isinstance(length, PerExample)), None)
+        return batch_dim(self.sizes)
 
     @property
     def owner(self) -> int:

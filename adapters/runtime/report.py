@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from adapters.aligned import aligned
 from adapters.stages import Latency
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ class Report:
         ]
         if self.wire_error is not None:
             lines.append(f"error of the outputs because of the wire: {self.wire_error:.3%} of their norm")
-        lines += ["", *_table(self._by_worker()), "", *_table(self._by_link())]
+        lines += ["", *aligned(self._by_worker(), 1), "", *aligned(self._by_link(), 1)]
         lines.append("bytes as predicted" if self.traffic.as_predicted else "bytes are NOT as predicted")
         return "\n".join(lines)
 
@@ -175,12 +175,3 @@ class Report:
 
 def _ms(seconds: float) -> str:
     return f"{1000 * seconds:.3f}"
-
-
-def _table(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(text.ljust(width) if number == 0 else text.rjust(width)
-                  for number, (text, width) in enumerate(zip(row, widths, strict=True))).rstrip()
-        for row in rows
-    ]  # fmt: skip

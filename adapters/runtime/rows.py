@@ -6,6 +6,9 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+#: In place of a dimension along which a tensor is cut: it is cut as rows, since it lies along no one dimension.
+ROWS = -1
+
 
 def to_rows(tensor: Tensor, batch_dim: int | None, batch: int) -> Tensor:
     """batch × elements; 1 × elements without such a dimension."""

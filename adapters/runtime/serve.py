@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from adapters.command import Parser, exit_status
 from adapters.output import STANDARD_OUTPUT, check_file, write_json
+from adapters.runtime import WIRES
 from adapters.runtime.failures import WorkerError
 from formulations.errors import InputError, nearest
 
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
     from adapters.runtime.shard import Shard
     from adapters.runtime.worker import Worker
 
-#: What `adapters.runtime.wire` has, which needs torch.
-WIRES = ("native", "float16", "int8")
 _MODULE = "adapters.runtime.serve"
 _PROG = f"python -m {_MODULE}"
 #: Seconds; every wait has its own limit.

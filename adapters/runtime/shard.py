@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +25,7 @@ from adapters.runtime.operations import operation
 from adapters.runtime.ports import Port
 from adapters.runtime.steps import Compute, Step, step_from_json, step_to_json
 from formulations.errors import InputError
+from formulations.files import write_file
 
 SCHEMA = "shard/1"
 #: The folder of shards within that of a plan.
@@ -133,7 +133,7 @@ def files(folder: str | Path, worker_name: str) -> tuple[Path, Path]:
 
 
 def write_shards(shards: Sequence[Shard], folder: str | Path) -> None:
-    """Into a folder, which is made. Raises OSError."""
+    """Into a folder, which is made. Raises OSError or InputError where it cannot be written."""
     Path(folder).mkdir(parents=True, exist_ok=True)
     for shard in shards:
         about, tensors = files(folder, shard.name)
@@ -141,9 +141,7 @@ def write_shards(shards: Sequence[Shard], folder: str | Path) -> None:
         data = safetensors.torch.save(arrays)
         header = {"schema": SCHEMA, "plan": shard.digest, "sha256": hashlib.sha256(data).hexdigest()}
         for path, written in ((tensors, data), (about, json.dumps(header | content, allow_nan=False).encode())):
-            temporary = path.with_name(f".{path.name}.new")
-            temporary.write_bytes(written)
-            os.replace(temporary, path)
+            write_file(str(path), lambda file, written=written: file.write(written))
 
 
 def find_shard(plan: Path, worker_name: str | None, rank: int) -> Shard:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from adapters.runtime.arguments import Like, PerExample, Ref, Size, Weight, from_json, leaves, mapped, size, to_json
 from adapters.runtime.operations import MADE, operation
-from adapters.runtime.rows import from_rows, to_rows
+from adapters.runtime.rows import ROWS, from_rows, to_rows
 
 _CPU = torch.device("cpu")
 
@@ -156,7 +156,7 @@ class Send:
     Attributes:
         peers: to whom, for each message.
         sources: what of, by name.
-        dims: the dimension along which it is cut; None for all of it, −1 to cut it as rows.
+        dims: the dimension along which it is cut; None for all of it, or ROWS.
         batch_dims: of each source.
         indices: keys of what is sent along that dimension; None for all of it.
     """
@@ -187,9 +187,9 @@ class Send:
             if index is None:
                 buffers[peer].copy_(source.reshape(-1))
                 continue
-            if dim == -1:
+            if dim == ROWS:
                 source = to_rows(source, batch_dim, run.batch)
-            along = 1 if dim == -1 else int(dim or 0)
+            along = 1 if dim == ROWS else int(dim or 0)
             wanted = run.stored[index]
             shape = (*source.shape[:along], len(wanted), *source.shape[along + 1 :])
             torch.index_select(source, along, wanted, out=buffers[peer].view(shape))

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import torch
 
+from adapters.runtime import WIRES
 from formulations.errors import InputError
-
-WIRES = ("native", "float16", "int8")
 
 _SCALE_BYTES = 4
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ def digits_mlp(seed: int = 0) -> BenchmarkModel:
     Args:
         seed: of the training; the split is always the same.
     """
-    return _benchmark(_MLP, seed, (64,))
+    return trained_on_digits(_MLP, seed, (64,))
 
 
 def digits_cnn(seed: int = 0) -> BenchmarkModel:
@@ -32,10 +33,10 @@ def digits_cnn(seed: int = 0) -> BenchmarkModel:
     Args:
         seed: as `digits_mlp`.
     """
-    return _benchmark(_CNN, seed, (1, 8, 8))
+    return trained_on_digits(_CNN, seed, (1, 8, 8))
 
 
-def _benchmark(recipe: Recipe, seed: int, shape: tuple[int, ...]) -> BenchmarkModel:
+def trained_on_digits(recipe: Recipe, seed: int, shape: tuple[int, ...]) -> BenchmarkModel:
     """The network that the recipe makes of the digits, given to it in this shape."""
     train_inputs, train_labels, test_inputs, test_labels = _split()
     train_inputs, test_inputs = train_inputs.reshape(-1, *shape), test_inputs.reshape(-1, *shape)
@@ -55,14 +56,15 @@ def _split() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return train_inputs, train_labels, test_inputs, test_labels
 
 
-def _untrained_mlp() -> nn.Sequential:
+def untrained_mlp(width: int) -> nn.Sequential:
+    """Two hidden layers of this width, with ReLU."""
     return nn.Sequential(
         OrderedDict(
-            fc1=nn.Linear(64, 256),
+            fc1=nn.Linear(64, width),
             relu1=nn.ReLU(),
-            fc2=nn.Linear(256, 256),
+            fc2=nn.Linear(width, width),
             relu2=nn.ReLU(),
-            fc3=nn.Linear(256, 10),
+            fc3=nn.Linear(width, 10),
         )
     )
 
@@ -73,9 +75,10 @@ def _shifted(images: Tensor) -> Tensor:
     return pad(images, (1, 1, 1, 1))[..., down : down + 8, right : right + 8]
 
 
-def _cosine(done: float) -> float:
-    return 3e-3 * (1 + math.cos(math.pi * done)) / 2
+def cosine(highest: float) -> Callable[[float], float]:
+    """A learning rate that falls from the highest to 0, by the share of the training that is done."""
+    return lambda done: highest * (1 + math.cos(math.pi * done)) / 2
 
 
-_MLP = Recipe("digits-mlp", 1, _untrained_mlp, epochs=60, learning_rate=lambda done: 1e-3)
-_CNN = Recipe("digits-cnn", 1, DigitsCNN, epochs=20, learning_rate=_cosine, augment=_shifted)
+_MLP = Recipe("digits-mlp", 1, lambda: untrained_mlp(256), epochs=60, learning_rate=lambda done: 1e-3)
+_CNN = Recipe("digits-cnn", 1, DigitsCNN, epochs=20, learning_rate=cosine(3e-3), augment=_shifted)

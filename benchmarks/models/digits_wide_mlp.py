@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from collections import OrderedDict
-
-from torch import nn
-
 from benchmarks.models.base import BenchmarkModel
-from benchmarks.models.digits import _benchmark
+from benchmarks.models.digits import cosine, trained_on_digits, untrained_mlp
 from benchmarks.models.training import Recipe
 
 
@@ -20,23 +15,7 @@ def digits_wide_mlp(seed: int = 0) -> BenchmarkModel:
     Args:
         seed: as `digits_mlp`.
     """
-    return _benchmark(_WIDE_MLP, seed, (64,))
+    return trained_on_digits(_WIDE_MLP, seed, (64,))
 
 
-def _untrained() -> nn.Sequential:
-    return nn.Sequential(
-        OrderedDict(
-            fc1=nn.Linear(64, 4096),
-            relu1=nn.ReLU(),
-            fc2=nn.Linear(4096, 4096),
-            relu2=nn.ReLU(),
-            fc3=nn.Linear(4096, 10),
-        )
-    )
-
-
-def _cosine(done: float) -> float:
-    return 1e-3 * (1 + math.cos(math.pi * done)) / 2
-
-
-_WIDE_MLP = Recipe("digits-wide-mlp", 1, _untrained, epochs=6, learning_rate=_cosine)
+_WIDE_MLP = Recipe("digits-wide-mlp", 1, lambda: untrained_mlp(4096), epochs=6, learning_rate=cosine(1e-3))

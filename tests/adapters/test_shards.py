@@ -133,7 +133,7 @@ def test_prediction_of_a_shard_is_that_of_the_plan() -> None:
     model, inputs = network("separable", torch.float32)
     data = examples(inputs, 64)
     plan = partition_model(model, data[:8], Cluster.equal(3), calibration=[data], solver="local-search")
-    ours = {stage.name: stage for stage in planned(plan).stages()}
+    ours = {stage.name: stage for stage in planned(plan).stages}
     for stage in stages_of(plan):
         for key in ("macs", "num_bytes", "macs_first"):
             assert np.array_equal(getattr(ours[stage.name], key), getattr(stage, key)), (stage.name, key)
