@@ -169,18 +169,44 @@ class Group:
 
     # Sending, receiving, waiting
 
-    def operations(self, incoming: Buffer, outgoing: Buffer, tag: int) -> list[dist.P2POp]:
-        """What `post` takes, for the messages as they lie: first what is received, then what is sent, by rank."""
-        receives = [dist.P2POp(dist.irecv, message, peer, tag=tag) for peer, message in incoming.messages.items()]
-        sends = [dist.P2POp(dist.isend, message, peer, tag=tag) for peer, message in outgoing.messages.items()]
-        return receives + sends
+    def operations(self, incoming: Buffer, outgoing: Buffer, tag: int) -> tuple[list[dist.P2POp], list[dist.P2POp]]:
+        """What `post` takes, for the messages as they lie: what is received, and what is sent.
 
-    def post(self, operations: list[dist.P2POp], what: str) -> list[dist.Work]:
-        """Begin them; one to wait for each, or with NCCL one for all. `what` is for errors. Raises WorkerError."""
+        Every worker begins with the next one, so that no two send to the same at first: with all of them beginning
+        with rank 0, that one's link has three times what it carries and the last one's has nothing.
+        """
+        num_workers = len(self.worker_names)
+        before = sorted(incoming.peers, key=lambda peer: (self.rank - peer) % num_workers)
+        after = sorted(outgoing.peers, key=lambda peer: (peer - self.rank) % num_workers)
+        return (
+            [dist.P2POp(dist.irecv, incoming.messages[peer], peer, tag=tag) for peer in before],
+            [dist.P2POp(dist.isend, outgoing.messages[peer], peer, tag=tag) for peer in after],
+        )
+
+    @property
+    def receives_ahead(self) -> bool:
+        """Whether receiving can begin before anything is sent: with NCCL it would keep the device from all else."""
+        return self.device.type == "cpu"
+
+    def post(self, operations: Sequence[dist.P2POp], what: str) -> list[tuple[tuple[int, ...], dist.Work]]:
+        """Begin them; what to wait for, with whom: one for each, or with NCCL one for all.
+
+        Args:
+            what: for errors.
+
+        Raises:
+            WorkerError: a connection is broken.
+        """
+        if not operations:
+            return []
         try:
-            return dist.batch_isend_irecv(operations)
+            works = dist.batch_isend_irecv(list(operations))
         except RuntimeError as error:
             raise self.failure(error, None, what) from None
+        peers = [operation.peer for operation in operations]
+        if len(works) < len(peers):
+            return [(tuple(dict.fromkeys(peers)), work) for work in works]
+        return [((peer,), work) for peer, work in zip(peers, works, strict=True)]
 
     def post_to_all(self, incoming: Buffer, outgoing: Buffer, what: str) -> dist.Work:
         """Begin to send to all and to receive from all. Raises WorkerError."""

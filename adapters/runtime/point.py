@@ -18,7 +18,7 @@ POINT_TO_POINT, ALL_TO_ALL = "point to point", "all to all"
 class Exchange:
     """One point of the program at which workers exchange messages, used again for every request.
 
-    `outgoing` gives the memory to write to, `start` sends it and begins to receive, `finish` gives what was received.
+    `outgoing` gives the memory to write to, `start` sends it, `finish` gives what was received.
     Made by `Group.exchange`.
 
     Attributes:
@@ -34,8 +34,9 @@ class Exchange:
         self._tag = tag
         self._out = Buffer(transfer.sends, transfer.dtype, wire, group.device)
         self._in = Buffer(transfer.receives, transfer.dtype, wire, group.device)
-        self._started = False
-        self._operations: list[Any] = []
+        self._expecting = self._started = False
+        self._receives: list[Any] = []
+        self._sends: list[Any] = []
         # What is under way: with whom, and what to wait for.
         self._sending: list[tuple[tuple[int, ...], Any]] = []
         self._receiving: list[tuple[tuple[int, ...], Any]] = []
@@ -45,6 +46,30 @@ class Exchange:
         num_workers = len(self._group.worker_names)
         return self._out.bytes_by_rank(num_workers), self._in.bytes_by_rank(num_workers)
 
+    def expect(self, batch: int) -> None:
+        """Make room for a batch, and begin to receive it.
+
+        `outgoing` does so where nobody has: earlier is better, since with gloo a message leaves only when the other
+        worker is known to expect it. What `finish` gave is no longer valid.
+
+        Raises:
+            WorkerError: the last messages, of another number of examples, are not taken.
+        """
+        if self._started:
+            raise RuntimeError(f"exchange {self.transfer.name!r} is under way; finish it first")
+        if self._expecting and batch != self._out.batch:
+            raise RuntimeError(f"exchange {self.transfer.name!r} expects {self._out.batch} examples, not {batch}")
+        if self._expecting:
+            return
+        self._expecting = True
+        if batch != self._out.batch:
+            self.drain()
+            self._out.resize(batch)
+            self._in.resize(batch)
+            self._receives, self._sends = self._group.operations(self._in, self._out, self._tag)
+        if batch and self.way == POINT_TO_POINT and self._group.receives_ahead:
+            self._receiving = self._group.post(self._receives, self.transfer.name)
+
     def outgoing(self, batch: int) -> dict[int, torch.Tensor]:
         """By rank: batch × numbers, flat, one example after the other, to be written to before `start`.
 
@@ -53,38 +78,26 @@ class Exchange:
         Raises:
             WorkerError: they are not taken.
         """
-        if self._started:
-            raise RuntimeError(f"exchange {self.transfer.name!r} is under way; finish it first")
+        self.expect(batch)
         self.drain()
-        if batch != self._out.batch:
-            self._out.resize(batch)
-            self._in.resize(batch)
-            self._operations = self._group.operations(self._in, self._out, self._tag)
         return self._out.values
 
     def start(self) -> None:
         """Send what was written, and receive, in the background. Raises WorkerError."""
-        self._started = True
+        self._expecting, self._started = False, True
         self._out.pack()
         if self._out.batch == 0 or not (self._out.peers or self._in.peers):
             return
+        name = self.transfer.name
         if self.way == ALL_TO_ALL:
-            self._receiving.append((self._in.peers, self._group.post_to_all(self._in, self._out, self.transfer.name)))
+            self._receiving = [(self._in.peers, self._group.post_to_all(self._in, self._out, name))]
+        elif self._group.receives_ahead:
+            self._sending = self._group.post(self._sends, name)
         else:
-            self._start_point_to_point()
+            self._receiving = self._group.post([*self._receives, *self._sends], name)
         for peer, message in self._out.messages.items():
             self.counters.messages_sent[peer] += 1
             self.counters.bytes_sent[peer] += message.numel()
-
-    def _start_point_to_point(self) -> None:
-        works = self._group.post(self._operations, self.transfer.name)
-        if len(works) < len(self._operations):  # NCCL: one for all
-            self._receiving = [(self._in.peers, work) for work in works]
-            return
-        for peer, work in zip(self._in.peers, works, strict=False):
-            self._receiving.append(((peer,), work))
-        for peer, work in zip(self._out.peers, works[len(self._in.peers) :], strict=True):
-            self._sending.append(((peer,), work))
 
     def finish(self) -> dict[int, torch.Tensor]:
         """By rank: batch × numbers, flat; valid until the next `outgoing`. Raises WorkerError."""

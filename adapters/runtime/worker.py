@@ -78,6 +78,9 @@ class Worker:
         values = {port.name: part for port, part in zip(ports, inputs, strict=True) if part is not None}
         run = Run(batch, values, self._stored, self.exchanges if messages is None else messages, self.group.device)
         with torch.inference_mode():
+            if messages is None:
+                for exchange in self.exchanges:
+                    exchange.expect(batch)
             for number, step in enumerate(self.shard.steps):
                 begin = time.perf_counter()
                 try:

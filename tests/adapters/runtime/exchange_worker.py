@@ -67,6 +67,8 @@ def sent_right(_):
         full.start()
         found["in flight"] = [plain(full.finish()), plain(uneven.finish())]
         found["ahead"], found["ahead waited"] = ahead(group)
+        found["order"] = order(full, group)
+        found["expected"] = expected(group)
         found["wires"] = wires(group)
         found["chosen"] = group.choose([uneven, full], 4)
         found["ways"] = [uneven.way, full.way]
@@ -92,6 +94,38 @@ def ahead(group):
             time.sleep(0.005)
         came.append({at: (min(values), max(values)) for at, values in request(exchange, 1, 5000 * number).items()})
     return came, exchange.counters.seconds_waited.tolist()
+
+
+def order(exchange, group):
+    """From whom and to whom, in the order in which messages are begun."""
+    exchange.expect(1)
+    operations = group.operations(exchange._in, exchange._out, 9)
+    request(exchange, 1)
+    return [[operation.peer for operation in each] for each in operations]
+
+
+def expected(group):
+    """bert takes what anna sends before he comes to that exchange: only then does she tell him to."""
+    exchange = group.exchange(transfer("expected", {(0, 1): 100_000}))
+    refusals = []
+    exchange.expect(2)
+    try:
+        exchange.outgoing(3)
+    except RuntimeError as error:
+        refusals.append(str(error))
+    if RANK == 0:
+        fill(exchange, 2, 7000)
+        exchange.start()
+        exchange.drain()
+    group.agree("taken", "")
+    if RANK != 0:
+        exchange.outgoing(2)
+        exchange.start()
+    try:
+        exchange.expect(2)
+    except RuntimeError as error:
+        refusals.append(str(error))
+    return refusals, {at: (len(values), values[0], values[-1]) for at, values in plain(exchange.finish()).items()}
 
 
 def wires(group):

@@ -104,6 +104,19 @@ def test_nothing_is_overwritten_before_it_is_taken(right):
     assert right[1]["ahead"] == [{"0": [5000 * k + 10, 5000 * k + 1009]} for k in range(20)]
 
 
+def test_no_two_workers_send_to_the_same_first(right):
+    """Each begins with the next one, and expects the one before it first."""
+    assert [worker["order"] for worker in right] == [[[2, 1], [1, 2]], [[0, 2], [2, 0]], [[1, 0], [0, 1]]]
+
+
+def test_what_is_expected_arrives_before_it_is_asked_for(right):
+    """anna's 200,000 numbers are taken while bert waits for her word, which she gives after that; and what is expected
+    is not expected again, for another batch or under way."""
+    refusals = ["exchange 'expected' expects 2 examples, not 3", "exchange 'expected' is under way; finish it first"]
+    assert [worker["expected"][0] for worker in right] == [refusals] * 3
+    assert right[1]["expected"][1] == {"0": [200_000, 7010, 7010 + 199_999]}
+
+
 def test_waiting_is_counted_by_worker(right):
     """bert waits for anna's messages, anna until bert has taken them; cleo has no part in it."""
     anna, bert, cleo = (worker["ahead waited"] for worker in right)
