@@ -8,6 +8,7 @@ A stage is plain data, so that a worker that has neither torch nor the plan can 
   the receiver's. So where a card is shared, none of its messages is there before all of them are.
 - What is local is computed while the rest is on the wire, then what was sent. What others wait for is computed first.
 - A worker that multiplies at all in a stage also takes `cluster.layer_seconds`, before its first multiplication.
+- What a worker sends and receives takes `cluster.overhead_seconds_per_byte` of its processor, beside what is local.
 
 Shapes: S stages, P workers. Times are in seconds.
 """
@@ -36,7 +37,7 @@ class Latency:
     Attributes:
         names: S; mostly of layers. What crosses for operations that are no layers has rows of its own.
         worker_names: P.
-        compute: S×P; multiplying.
+        compute: S×P; multiplying, and what messages take of the processor.
         network: S×P; from the begin of the stage until the last message is there.
         waiting: S×P; for messages, with nothing to compute.
     """
@@ -123,7 +124,9 @@ class Stage:
         }
         used = (self.num_bytes > 0) & ~np.eye(cluster.num_workers, dtype=bool)
         there = np.where(used, seconds["first"][:, None] + self._under_way(cluster, batch, used), 0.0).max(axis=0)
-        return seconds["in all"], there, np.maximum(there - seconds["own"], 0.0)
+        handled = batch * np.where(used, self.num_bytes, 0.0)
+        overhead = (handled.sum(axis=0) + handled.sum(axis=1)) * cluster.overhead_seconds_per_byte
+        return seconds["in all"] + overhead, there, np.maximum(there - seconds["own"] - overhead, 0.0)
 
     def _under_way(self, cluster: Cluster, batch: int, used: NDArray[np.bool_]) -> FloatArray:
         """P×P (from, to): each message's own time, as far as it is used."""

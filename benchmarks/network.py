@@ -68,14 +68,14 @@ def _print_rate(rate: float | None, by_name: dict[str, Run], work: Workload) -> 
     table = Table(title=title, title_justify="left")
     for name in (
         "system", "bytes", "of direct", "accuracy", "median ms", "p95", "computing", "waiting", "pred.",
-        "/ meas.", "overlap", "× direct", "× naive", "shard MB", "peak MB",
+        "/ meas.", "overlap", "cores", "× direct", "× naive", "shard MB", "peak MB",
     ):  # fmt: skip
         table.add_column(name, justify="left" if name == "system" else "right")
     for run in by_name.values():
         table.add_row(
             run.system, str(run.num_bytes), f"{run.share:.1%}", f"{run.accuracy:.2%}", _ms(run.median), _ms(run.p95),
             _ms(run.computing), _ms(run.waiting), _ms(run.predicted.total), f"{run.predicted.total / run.median:.2f}",
-            f"{run.overlap:.2f}", _times(run, by_name.get(DIRECT)), _times(run, by_name.get(NAIVE)),
+            f"{run.overlap:.2f}", f"{run.busy:.0%}", _times(run, by_name.get(DIRECT)), _times(run, by_name.get(NAIVE)),
             f"{run.shard_bytes / 1e6:.1f}", f"{run.peak_bytes / 1e6:.0f}",
         )  # fmt: skip
     console().print(table)

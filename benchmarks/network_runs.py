@@ -46,15 +46,17 @@ class Parts:
         computing: if messages took no time.
         latency: what their fixed times add.
         network: what their bytes add.
+        overhead: what they add by taking time of processors.
     """
 
     computing: float
     latency: float
     network: float
+    overhead: float
 
     @property
     def total(self) -> float:
-        return self.computing + self.latency + self.network
+        return self.computing + self.latency + self.network + self.overhead
 
     @property
     def largest(self) -> str:
@@ -71,6 +73,7 @@ class Run:
         seconds: of every batch, by its slowest worker.
         computing, waiting: of the slowest worker; medians.
         overlap: the slowest worker's time in those of perfect overlap.
+        busy: the share of the time in which the workers kept the machine's cores busy.
         ways: how messages were sent, by repeat.
         predicted: by the cluster that was measured on the same hosts.
         shard_bytes, peak_bytes: of the worker that has most.
@@ -86,6 +89,7 @@ class Run:
     computing: float
     waiting: float
     overlap: float
+    busy: float
     ways: list[str]
     predicted: Parts
     shard_bytes: int
@@ -185,6 +189,7 @@ def _run(
         computing=statistics.median(worker["computing"] for worker in slowest),
         waiting=statistics.median(worker["waiting"] for worker in slowest),
         overlap=statistics.median(report["overlap"] for report in reports),
+        busy=statistics.median(report["busy"] for report in reports),
         ways=[report["way"] for report in reports],
         predicted=predicted,
         shard_bytes=max(worker["shard_bytes"] for worker in workers),
@@ -258,10 +263,11 @@ def _width(system: System) -> int:
 
 def parts(found: Sequence[Stage], cluster: Cluster, batch: int) -> Parts:
     """What the cluster's predicted time is made of."""
-    free = faster(cluster, _FREE)
-    computing = timed(found, replace(free, seconds=np.zeros_like(cluster.seconds)), batch).total
-    with_latency = timed(found, free, batch).total
-    return Parts(computing, with_latency - computing, timed(found, cluster, batch).total - with_latency)
+    handled = replace(cluster, overhead_seconds_per_byte=np.zeros(cluster.num_workers))
+    free = faster(handled, _FREE)
+    clusters = (replace(free, seconds=np.zeros_like(cluster.seconds)), free, handled, cluster)
+    totals = [timed(found, one, batch).total for one in clusters]
+    return Parts(*np.diff(totals, prepend=0.0).tolist())
 
 
 def faster(cluster: Cluster, factor: float) -> Cluster:

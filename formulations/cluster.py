@@ -39,6 +39,8 @@ class Cluster:
         egress_bytes_per_second, ingress_bytes_per_second: P, > 0; what all links from or to a worker carry together,
             since they share its network card; +inf = no limit but the links' own, the default.
         layer_seconds: P, ≥ 0; what a worker spends on a layer whatever its size; 0 by default.
+        overhead_seconds_per_byte: P, ≥ 0; of a worker's processor for each byte that it sends or receives, O of the
+            LogGOPS model (Hoefler, Schneider, Lumsdaine 2010); 0 by default.
     """
 
     worker_names: tuple[str, ...]
@@ -50,6 +52,7 @@ class Cluster:
     egress_bytes_per_second: FloatArray = field(default_factory=lambda: np.zeros(0))
     ingress_bytes_per_second: FloatArray = field(default_factory=lambda: np.zeros(0))
     layer_seconds: FloatArray = field(default_factory=lambda: np.zeros(0))
+    overhead_seconds_per_byte: FloatArray = field(default_factory=lambda: np.zeros(0))
 
     def __post_init__(self) -> None:
         if not isinstance(self.worker_names, tuple) or not self.worker_names:

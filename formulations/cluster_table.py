@@ -18,7 +18,12 @@ from formulations.errors import InputError, nearest
 FloatArray = NDArray[np.float64]
 
 #: What a worker may have besides name, speed and memory, each with what is meant where it is not given.
-OPTIONAL = {"egress_bytes_per_second": math.inf, "ingress_bytes_per_second": math.inf, "layer_seconds": 0.0}
+OPTIONAL = {
+    "egress_bytes_per_second": math.inf,
+    "ingress_bytes_per_second": math.inf,
+    "layer_seconds": 0.0,
+    "overhead_seconds_per_byte": 0.0,
+}
 
 _WORKER_KEYS = ("name", "macs_per_second", "memory_bytes", *OPTIONAL)
 _DEFAULT_LINK_KEYS = ("bytes_per_second", "seconds")

@@ -6,6 +6,7 @@ Shapes: P workers. Times are in seconds.
 from __future__ import annotations
 
 import json
+import platform
 import resource
 import statistics
 import time
@@ -27,6 +28,7 @@ from adapters.runtime.shard import Shard
 from adapters.runtime.worker import Worker
 from adapters.stages import Stage, timed
 from formulations.cluster import Cluster
+from formulations.environment import num_cores
 
 _WARM_UP = 5
 #: Repeats of what is measured apart: messages without computing, computing without messages.
@@ -72,7 +74,7 @@ def bench(worker: Worker, num_batches: int, inputs: Sequence[Tensor | None], bat
         worker.run(inputs, batch)
     for exchange in worker.exchanges:
         exchange.counters.reset()
-    seconds, waiting = [], []
+    seconds, waiting, processor = [], [], time.process_time()
     for number in range(num_batches):
         with group.watchdog.armed(f"batch {number + 1}"):
             group.barrier()
@@ -80,6 +82,7 @@ def bench(worker: Worker, num_batches: int, inputs: Sequence[Tensor | None], bat
             worker.run(inputs, batch)
             seconds.append(time.perf_counter() - begin)
             waiting.append(_waited(worker) - before)
+    processor = (time.process_time() - processor) / num_batches
     messages = worker.counters.messages_sent / num_batches
     traffic = Traffic.between_all(worker, num_batches * batch)
     steps, crossing = _apart(worker, inputs, batch)
@@ -89,6 +92,9 @@ def bench(worker: Worker, num_batches: int, inputs: Sequence[Tensor | None], bat
         computing=statistics.median(all_ - waited for all_, waited in zip(seconds, waiting, strict=True)),
         waiting=statistics.median(waiting),
         without_messages=sum(steps),
+        processor=processor,
+        host=platform.node(),
+        cores=num_cores(),
         shard_bytes=shard.num_bytes,
         peak_bytes=peak_bytes(),
         messages=messages.tolist(),
@@ -131,7 +137,10 @@ def peak_bytes() -> int:
 
 
 def _apart(worker: Worker, inputs: Sequence[Tensor | None], batch: int) -> tuple[list[float], list[float]]:
-    """Medians of every step without messages, and of every transfer without steps."""
+    """Of every step without messages the mean, and of every transfer without steps the median.
+
+    Workers that share cores take turns, each of which falls on few steps: medians would be of steps without turns.
+    """
     group, shard = worker.group, worker.shard
     crossing: list[list[float]] = []
     for _ in range(_APART):
@@ -150,7 +159,7 @@ def _apart(worker: Worker, inputs: Sequence[Tensor | None], batch: int) -> tuple
         group.barrier()
         worker.run(inputs, batch, silent)
         computing.append(list(worker.step_seconds))
-    return [statistics.median(each) for each in zip(*computing, strict=True)], [
+    return [statistics.fmean(each) for each in zip(*computing, strict=True)], [
         statistics.median(each) for each in zip(*crossing, strict=True)
     ]
 

@@ -13,7 +13,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,8 @@ _REPEATS, _MOST_REPEATS = 5, 50
 #: What all sending to all should take. Where messages cross, the first of their bytes go at less than the rate: at
 #: 10 Mbit/s four workers took 1.4 times as long as their bytes with 40 KiB to each other, 1.1 times with 262 KiB.
 _LONG_ENOUGH_FOR_ALL = 0.5
+#: How long multiplications beside messages should take, and how often: next to other programs one time says little.
+_BESIDE, _BESIDE_REPEATS = 0.05, 15
 #: Numbers of a long message: in the first one, and in any.
 _FIRST_LONG, _LONGEST = 2**16, 2**20
 _NUMBER_BYTES = 4
@@ -71,7 +73,13 @@ def measured(group: Group, batch: int, width: int, show: Callable[[str], None] =
     seconds = min(_LONG_ENOUGH_FOR_ALL, _LONGEST * _NUMBER_BYTES / found.bytes_per_second.max())
     num_bytes = rates.bytes_for_all(found, seconds)
     took = _all_at_once(group, num_bytes, _repeats(seconds))
-    return rates.rounded(rates.with_all_at_once(found, num_bytes, took))
+    found = rates.with_all_at_once(found, num_bytes, took)
+    show("multiplications beside messages")
+    num_bytes *= min(1.0, _BESIDE / took)
+    layers = max(1, round(min(took, _BESIDE) * found.macs_per_second[group.rank] / (batch * width**2)))
+    beside = _beside(group, num_bytes, _Layer(batch, width, group.device), layers)
+    overhead = [rates.Beside(**one).overhead_seconds_per_byte for one in _shared(group, "beside", asdict(beside))]
+    return rates.rounded(replace(found, overhead_seconds_per_byte=np.array(overhead)))
 
 
 def _shared(group: Group, key: str, mine: object) -> list[Any]:
@@ -83,25 +91,59 @@ def _shared(group: Group, key: str, mine: object) -> list[Any]:
 # Multiplications
 
 
+class _Layer:
+    """A layer of so many inputs and neurons, with the choice of its inputs among channels and a ReLU."""
+
+    def __init__(self, batch: int, width: int, device: torch.device) -> None:
+        sizes = ((batch, width), (width, width), (width,))
+        self._inputs, self._weight, self._bias = (torch.randn(*size, device=device) for size in sizes)
+        self._channels = torch.arange(width, device=device)
+
+    def run(self, enough: Callable[[int], bool]) -> int:
+        """Again and again; how often it was until `enough` of that number."""
+        count = 0
+        with torch.inference_mode():
+            while not enough(count):
+                chosen = self._inputs.index_select(1, self._channels)
+                made = torch.nn.functional.linear(chosen, self._weight, self._bias).relu_()
+                count += 1
+            made[0, 0].item()  # what is done elsewhere is done
+        return count
+
+
 def _computing(batch: int, width: int, device: torch.device) -> Computing:
     fixed = _layer_seconds(batch, _NO_WIDTH, device)
     return Computing(rates.rate(batch * width**2, _layer_seconds(batch, width, device), fixed), fixed)
 
 
 def _layer_seconds(batch: int, width: int, device: torch.device) -> float:
-    """Of a layer of so many inputs and neurons, with the choice of its inputs among channels and a ReLU."""
-    inputs, weight, bias = (torch.randn(*sizes, device=device) for sizes in ((batch, width), (width, width), (width,)))
-    channels = torch.arange(width, device=device)
-    found = []
-    with torch.inference_mode():
-        for _ in range(_REPEATS + 1):
-            begin, count = time.perf_counter(), 0
-            while time.perf_counter() < begin + _LONG_ENOUGH:
-                made = torch.nn.functional.linear(inputs.index_select(1, channels), weight, bias).relu_()
-                count += 1
-            made[0, 0].item()  # what is done elsewhere is done
-            found.append((time.perf_counter() - begin) / count)
+    layer, found = _Layer(batch, width, device), []
+    for _ in range(_REPEATS + 1):
+        begin = time.perf_counter()
+        count = layer.run(lambda count, begin=begin: count > 0 and time.perf_counter() > begin + _LONG_ENOUGH)
+        found.append((time.perf_counter() - begin) / count)
     return statistics.median(found[1:])  # the first warms up
+
+
+def _beside(group: Group, num_bytes: FloatArray, layer: _Layer, num_layers: int) -> rates.Beside:
+    """This worker's multiplications without messages, and while all send to all."""
+    exchange = _to_all(group, num_bytes)
+    handled = sum(sum(numbers.values()) for numbers in (exchange.transfer.sends, exchange.transfer.receives))
+    alone, beside, both = [], [], []
+    for _ in range(_BESIDE_REPEATS + 1):
+        group.barrier()
+        begin = time.perf_counter()
+        layer.run(lambda count: count == num_layers)
+        alone.append(time.perf_counter() - begin)
+        exchange.outgoing(1)
+        group.barrier()
+        begin = time.perf_counter()
+        exchange.start()
+        layer.run(lambda count: count == num_layers)
+        beside.append(time.perf_counter() - begin)
+        exchange.finish()
+        both.append(time.perf_counter() - begin)
+    return rates.Beside(_NUMBER_BYTES * handled, *(tuple(times[1:]) for times in (alone, beside, both)))
 
 
 # Messages
@@ -134,16 +176,20 @@ def _repeats(seconds: float) -> int:
 
 def _all_at_once(group: Group, num_bytes: FloatArray, repeats: int) -> float:
     """Seconds until the last worker has what all send to all."""
-    counts = np.ceil(num_bytes / _NUMBER_BYTES).astype(int)
-    sends = {peer: int(counts[group.rank, peer]) for peer in range(len(counts)) if peer != group.rank}
-    receives = {peer: int(counts[peer, group.rank]) for peer in range(len(counts)) if peer != group.rank}
-    exchange = group.exchange(Transfer("calibration of all", sends, receives, torch.float32))
-    times = []
+    exchange, times = _to_all(group, num_bytes), []
     for _ in range(repeats + 1):
         group.barrier()
         times.append(_seconds(exchange))
     last = np.array(_shared(group, "all", times)).max(axis=0)
     return float(np.median(last[1:]))  # the first warms up
+
+
+def _to_all(group: Group, num_bytes: FloatArray) -> Exchange:
+    """All send to all."""
+    counts = np.ceil(num_bytes / _NUMBER_BYTES).astype(int)
+    sends = {peer: int(counts[group.rank, peer]) for peer in range(len(counts)) if peer != group.rank}
+    receives = {peer: int(counts[peer, group.rank]) for peer in range(len(counts)) if peer != group.rank}
+    return group.exchange(Transfer("calibration of all", sends, receives, torch.float32))
 
 
 def _round_trips(

@@ -110,7 +110,7 @@ def rounded(measured: Cluster) -> Cluster:
     def four(values: FloatArray) -> FloatArray:
         return np.vectorize(lambda value: float(f"{value:.4g}"), otypes=[float])(values)
 
-    names = ("macs_per_second", "bytes_per_second", "seconds", "layer_seconds")
+    names = ("macs_per_second", "bytes_per_second", "seconds", "layer_seconds", "overhead_seconds_per_byte")
     cards = ("egress_bytes_per_second", "ingress_bytes_per_second")
     arrays = {name: four(getattr(measured, name)) for name in (*names, *cards)}
     return replace(measured, price=np.zeros((0, 0)), **arrays)  # prices follow
@@ -167,3 +167,29 @@ def with_all_at_once(measured: Cluster, num_bytes: FloatArray, seconds: float) -
         egress_bytes_per_second=num_bytes.sum(axis=1) / card_seconds,
         ingress_bytes_per_second=num_bytes.sum(axis=0) / card_seconds,
     )
+
+
+# Computing while messages cross
+
+
+@dataclass(frozen=True)
+class Beside:
+    """The same multiplications without and with messages on their way.
+
+    Attributes:
+        num_bytes: that the worker sends and receives meanwhile.
+        alone: seconds of the multiplications, of each repeat.
+        beside: while messages cross.
+        both: until multiplications and messages are done.
+    """
+
+    num_bytes: int
+    alone: tuple[float, ...]
+    beside: tuple[float, ...]
+    both: tuple[float, ...]
+
+    @property
+    def overhead_seconds_per_byte(self) -> float:
+        """What a byte takes of the processor; messages that take longer than the multiplications count in part."""
+        alone, beside, both = (statistics.median(times) for times in (self.alone, self.beside, self.both))
+        return max(0.0, beside - alone) / (self.num_bytes * beside / both)

@@ -66,7 +66,9 @@ class Measured:
     Attributes:
         seconds: of each batch, from the moment that all were ready.
         computing, waiting: medians; the time that messages cost the worker's own processor is in `computing`.
-        without_messages: computing alone, without anything to send or wait for.
+        without_messages: computing alone, without anything to send or wait for; a mean.
+        processor: of all threads of the process, per batch.
+        host, cores: the machine, and how many of its cores the worker may use.
         shard_bytes, peak_bytes: of the stored tensors, and of the whole process at most.
         messages: P; to each other worker, per batch.
     """
@@ -76,6 +78,9 @@ class Measured:
     computing: float
     waiting: float
     without_messages: float
+    processor: float
+    host: str
+    cores: int
     shard_bytes: int
     peak_bytes: int
     messages: list[float]
@@ -121,6 +126,13 @@ class Report:
         """The time as a multiple of what it would be with perfect overlap."""
         return self.median / self.overlapped
 
+    @property
+    def busy(self) -> float:
+        """The share of a batch's time in which workers keep the cores of their machine busy, on the busiest one."""
+        hosts = {(worker.host, worker.cores) for worker in self.workers}
+        used = (sum(one.processor for one in self.workers if one.host == host) / cores for host, cores in hosts)
+        return max(used) / self.median
+
     def content(self) -> dict[str, Any]:
         """For JSON."""
         return {
@@ -135,6 +147,7 @@ class Report:
             "overlapped_seconds": self.overlapped,
             "examples_per_second": self.batch / self.median,
             "overlap": self.overlap,
+            "busy": self.busy,
             "wire_error": self.wire_error,
             **self.traffic.content(),
             "workers": [vars(worker) for worker in self.workers],
@@ -144,7 +157,8 @@ class Report:
         lines = [
             f"{len(self.seconds)} batches of {self.batch}: median {_ms(self.median)} ms, p95 {_ms(self.p95)} ms, "
             f"{self.batch / self.median:.0f} examples per second; predicted {_ms(self.predicted.total)} ms",
-            f"sent {self.way}, numbers {self.wire}; time {self.overlap:.2f} × that of perfect overlap",
+            f"sent {self.way}, numbers {self.wire}; time {self.overlap:.2f} × that of perfect overlap, "
+            f"cores {self.busy:.0%} busy",
         ]
         if self.wire_error is not None:
             lines.append(f"error of the outputs because of the wire: {self.wire_error:.3%} of their norm")
@@ -153,11 +167,12 @@ class Report:
         return "\n".join(lines)
 
     def _by_worker(self) -> list[tuple[str, ...]]:
-        rows = [("worker", "computing ms", "predicted", "waiting ms", "predicted", "shard MB", "peak MB")]
+        times = ("computing ms", "predicted", "waiting ms", "predicted", "processor ms")
+        rows = [("worker", *times, "shard MB", "peak MB")]
         for index, worker in enumerate(self.workers):
             rows.append((
                 worker.name, _ms(worker.computing), _ms(self.predicted.compute[:, index].sum()), _ms(worker.waiting),
-                _ms(self.predicted.waiting[:, index].sum()), f"{worker.shard_bytes / 1e6:.2f}",
+                _ms(self.predicted.waiting[:, index].sum()), _ms(worker.processor), f"{worker.shard_bytes / 1e6:.2f}",
                 f"{worker.peak_bytes / 1e6:.0f}",
             ))  # fmt: skip
         return rows

@@ -187,6 +187,20 @@ def test_fixed_costs_by_hand() -> None:
     assert timed([replace(stage, num_layers=3)], cluster).compute.tolist() == [[0.75 + 3, 0.0, 3 + 3.0]]
 
 
+def test_overheads_by_hand() -> None:
+    """8 bytes from w1 to w0 and 8 to w2 take four seconds of w1 and two of w0, beside what is local."""
+    cluster = replace(_cluster([1.0] * 3), overhead_seconds_per_byte=np.array([0.25, 0.25, 0.0]))
+    # There after 0.5 + 8 / 4 = 2.5. w0: 2 at hand, the message's 2, then 1; w2 waits for 2.5.
+    stage = _stage([[0, 0, 0], [8, 0, 8], [0, 0, 0]], macs=[[2, 1, 0], [0, 0, 0], [0, 3, 0]])
+    found = timed([stage], cluster)
+    assert found.compute.tolist() == [[2 + 2 + 1, 4.0, 3.0]]
+    assert found.waiting.tolist() == [[0.0, 0.0, 2.5]]
+    assert found.total == 5.5
+    # Of its 2.5 seconds w0 computes for a quarter, and has a message in hand for two.
+    idle = _stage([[0, 0, 0], [8, 0, 8], [0, 0, 0]], macs=[[0.25, 1, 0], [0, 0, 0], [0, 0, 0]])
+    assert timed([idle], cluster).waiting.tolist() == [[0.25, 0.0, 2.5]]
+
+
 def _two(cluster: Cluster) -> Cluster:
     return replace(_cluster(cluster.macs_per_second[:2].tolist()), layer_seconds=cluster.layer_seconds[:2])
 

@@ -22,7 +22,7 @@ def _run(rate: float | None, system: str, milliseconds: list[float], predicted: 
     return Run(
         rate_mbit=rate, system=system, share=0.5, accuracy=0.9, num_bytes=4000,
         seconds=[one / 1e3 for one in milliseconds], computing=0.001, waiting=0.002, overlap=1.25,
-        ways=["point to point"], predicted=Parts(0.0, 0.0005, predicted / 1e3 - 0.0005),
+        busy=0.75, ways=["point to point"], predicted=Parts(0.0, 0.0005, predicted / 1e3 - 0.0005, 0.0),
         shard_bytes=10**6, peak_bytes=2 * 10**8, load=[0.5], note="",
     )  # fmt: skip
 
@@ -31,16 +31,19 @@ def test_what_a_prediction_is_made_of_by_hand() -> None:
     """At 10 products a second and 20 bytes a second, half a second a message, 6 examples.
 
     Worker a computes for 3 s. Worker b has 2 s of its own and 1 s of what it is sent: without messages 3 s, as with
-    their half second, which its own 2 s hide. 60 bytes are there after 3.5 s: 4.5 s in all.
+    their half second, which its own 2 s hide. 60 bytes are there after 3.5 s: 4.5 s in all. But they take 2.5 s of
+    b's processor beside its own 2 s, so that it gets to the rest a second later.
     """
     macs = np.array([[5.0, 0.0], [5 / 3, 10 / 3]])
     stage = Stage("fc", macs, np.array([[0.0, 10.0], [0.0, 0.0]]), np.zeros(2))
-    cluster = Cluster(("a", "b"), [10.0, 10.0], [-1, -1], [[0, 20.0], [20.0, 0]], [[0, 0.5], [0.5, 0]])
+    links = {"bytes_per_second": [[0, 20.0], [20.0, 0]], "seconds": [[0, 0.5], [0.5, 0]]}
+    cluster = Cluster(("a", "b"), [10.0, 10.0], [-1, -1], **links, overhead_seconds_per_byte=[0, 1 / 24])
     found = parts([stage], cluster, 6)
     assert found.computing == pytest.approx(3.0)
     assert found.latency == pytest.approx(0.0, abs=1e-6)
     assert found.network == pytest.approx(3.5 + 1 - 3)
-    assert found.total == pytest.approx(4.5)
+    assert found.overhead == pytest.approx(1.0)
+    assert found.total == pytest.approx(5.5)
     assert found.largest == "computing"
 
 
@@ -101,10 +104,13 @@ def test_the_report(
     row = next(line for line in out.splitlines() if "plan 10%" in line)
     cells = [cell.strip() for cell in row.split("│")[1:-1]]
     assert cells == [
-        "plan 10%", "4000", "50.0%", "90.00%", "2.0", "2.0", "1.0", "2.0", "1.4", "0.70", "1.25", "4.00", "3.00",
-        "1.0", "200",
+        "plan 10%", "4000", "50.0%", "90.00%", "2.0", "2.0", "1.0", "2.0", "1.4", "0.70", "1.25", "75%", "4.00",
+        "3.00", "1.0", "200",
     ]  # fmt: skip
-    assert "plan 10%: bound by network (computing 0.0 ms, latency 0.5 ms, network 0.9 ms); predicted 30% off" in out
+    assert (
+        "plan 10%: bound by network (computing 0.0 ms, latency 0.5 ms, network 0.9 ms, "
+        "overhead 0.0 ms); predicted 30% off"
+    ) in out
     assert (tmp_path / "network.svg").read_text(encoding="utf-8").count("plan 10%") > 0
 
 

@@ -144,7 +144,10 @@ def test_graph(read):
     assert set(graph.edges["cam0", "hub"]) == {"bytes_per_second", "seconds", "price"}
 
 
-CARDS = TWO.replace("1.0", "1.0\negress_bytes_per_second = 3\nlayer_seconds = 1e-05", 1) + DEFAULT_LINKS
+CARDS = (
+    TWO.replace("1.0", "1.0\negress_bytes_per_second = 3\nlayer_seconds = 1e-05\noverhead_seconds_per_byte = 2e-08", 1)
+    + DEFAULT_LINKS
+)
 
 
 def test_cards_and_fixed_costs(read):
@@ -153,7 +156,11 @@ def test_cards_and_fixed_costs(read):
     assert cluster.egress_bytes_per_second.tolist() == [3, np.inf]
     assert cluster.ingress_bytes_per_second.tolist() == [np.inf, np.inf]
     assert cluster.layer_seconds.tolist() == [1e-5, 0]
-    given = {"macs_per_second": 1.0, "egress_bytes_per_second": 3.0, "layer_seconds": 1e-5}
+    assert cluster.overhead_seconds_per_byte.tolist() == [2e-8, 0]
+    given = {
+        "macs_per_second": 1.0, "egress_bytes_per_second": 3.0, "layer_seconds": 1e-5,
+        "overhead_seconds_per_byte": 2e-8,
+    }  # fmt: skip
     assert cluster.to_table()["worker"] == [{"name": "a", **given}, {"name": "b", "macs_per_second": 1.0}]
     assert cluster.graph().nodes["a"] == given
     assert cluster.graph().nodes["b"] == {"macs_per_second": 1.0}
@@ -167,7 +174,7 @@ def test_cards_change_no_prices(read):
 
 FIELDS = (
     "macs_per_second", "memory_bytes", "bytes_per_second", "seconds", "price", "egress_bytes_per_second",
-    "ingress_bytes_per_second", "layer_seconds",
+    "ingress_bytes_per_second", "layer_seconds", "overhead_seconds_per_byte",
 )  # fmt: skip
 
 

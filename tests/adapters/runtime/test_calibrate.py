@@ -12,6 +12,7 @@ import pytest
 from adapters.latency import calibrate
 from adapters.runtime.calibrate import main
 from adapters.runtime.rates import (
+    Beside,
     Computing,
     Message,
     bytes_for_all,
@@ -109,6 +110,21 @@ def test_short_messages_to_all_by_hand() -> None:
     assert with_short_to_all(_three(), 0.25).seconds.tolist() == _three().seconds.tolist()
 
 
+@pytest.mark.parametrize(
+    ("alone", "beside", "both", "expected"),
+    [
+        (2.0, 3.0, 3.0, 0.1),  # ten bytes cost one second
+        (2.0, 3.0, 6.0, 0.2),  # half of them were on their way meanwhile
+        (2.0, 2.0, 4.0, 0.0),
+        (2.0, 1.75, 4.0, 0.0),  # noise
+    ],
+)
+def test_what_messages_take_of_a_processor_by_hand(alone: float, beside: float, both: float, expected: float) -> None:
+    """What multiplications take longer while ten bytes cross; medians."""
+    found = Beside(10, (alone, 99.0, alone), (beside, 77.0, beside), (both, 88.0, both))
+    assert found.overhead_seconds_per_byte == pytest.approx(expected)
+
+
 def test_four_digits_and_no_more() -> None:
     """Of every number; no limit stays none, and prices follow the rates that are written."""
     odd = Cluster(("a", "b"), [12345.6, 1.0], [-1, -1], [[0, 98765.4], [1 / 3, 0]], [[0, 1e-9], [0, 0]],
@@ -157,6 +173,7 @@ def test_two_processes_are_measured(tmp_path: Path, capsys: pytest.CaptureFixtur
         values = measured[off_diagonal] if measured.ndim == 2 else measured
         assert np.isfinite(values).all()
         assert (values > 0).all()
+    assert np.isfinite(found.overhead_seconds_per_byte).all()
     assert (found.egress_bytes_per_second > 0).all()
     assert (found.ingress_bytes_per_second > 0).all()
     workers = tomllib.loads(text)["worker"]
