@@ -74,15 +74,15 @@ def bench(worker: Worker, num_batches: int, inputs: Sequence[Tensor | None], bat
         worker.run(inputs, batch)
     for exchange in worker.exchanges:
         exchange.counters.reset()
-    seconds, waiting, processor = [], [], time.process_time()
+    seconds, waiting, processor = [], [], []
     for number in range(num_batches):
         with group.watchdog.armed(f"batch {number + 1}"):
             group.barrier()
-            before, begin = _waited(worker), time.perf_counter()
+            before, used, begin = _waited(worker), time.process_time(), time.perf_counter()
             worker.run(inputs, batch)
             seconds.append(time.perf_counter() - begin)
             waiting.append(_waited(worker) - before)
-    processor = (time.process_time() - processor) / num_batches
+            processor.append(time.process_time() - used)
     messages = worker.counters.messages_sent / num_batches
     traffic = Traffic.between_all(worker, num_batches * batch)
     steps, crossing = _apart(worker, inputs, batch)
@@ -92,7 +92,7 @@ def bench(worker: Worker, num_batches: int, inputs: Sequence[Tensor | None], bat
         computing=statistics.median(all_ - waited for all_, waited in zip(seconds, waiting, strict=True)),
         waiting=statistics.median(waiting),
         without_messages=sum(steps),
-        processor=processor,
+        processor=statistics.fmean(processor),
         host=platform.node(),
         cores=num_cores(),
         shard_bytes=shard.num_bytes,

@@ -67,7 +67,7 @@ class Measured:
         seconds: of each batch, from the moment that all were ready.
         computing, waiting: medians; the time that messages cost the worker's own processor is in `computing`.
         without_messages: computing alone, without anything to send or wait for; a mean.
-        processor: of all threads of the process, per batch.
+        processor: of all threads of the process; a mean.
         host, cores: the machine, and how many of its cores the worker may use.
         shard_bytes, peak_bytes: of the stored tensors, and of the whole process at most.
         messages: P; to each other worker, per batch.
@@ -128,10 +128,10 @@ class Report:
 
     @property
     def busy(self) -> float:
-        """The share of a batch's time in which workers keep the cores of their machine busy, on the busiest one."""
+        """The share of the batches' time in which workers keep the cores of their machine busy, on the busiest one."""
         hosts = {(worker.host, worker.cores) for worker in self.workers}
         used = (sum(one.processor for one in self.workers if one.host == host) / cores for host, cores in hosts)
-        return max(used) / self.median
+        return max(used) / statistics.fmean(self.seconds)
 
     def content(self) -> dict[str, Any]:
         """For JSON."""

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import psutil
 import pytest
@@ -26,10 +27,11 @@ from formulations import InputError
 WORKER = Path(__file__).with_name("exchange_worker.py")
 
 
-def run(tmp_path, *scenarios, **environment):
-    """What the three processes wrote and how they ended."""
+def run(tmp_path, *scenarios, grace=40, **environment):
+    """What the three processes wrote and how they ended; the others have so many seconds to end once one has failed."""
     env = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
-    finished = launch([sys.executable, str(WORKER), str(tmp_path), *scenarios], 3, 60, env=env)
+    with mock.patch.object(launching, "_GRACE_SECONDS", grace):
+        finished = launch([sys.executable, str(WORKER), str(tmp_path), *scenarios], 3, 60, env=env)
     assert not [process for process in psutil.process_iter(["cmdline"]) if str(tmp_path) in str(process.info)]
     return finished
 
@@ -242,7 +244,7 @@ def test_a_killed_worker(tmp_path):
 def test_a_hanging_worker(tmp_path, monkeypatch):
     """cleo stops; bert, who waits for anna and began before her, blames cleo all the same, and cleo is ended."""
     monkeypatch.setattr(launching, "_TERMINATE_SECONDS", 0.1)  # who is stopped does not hear it
-    finished = run(tmp_path, "hanging")
+    finished = run(tmp_path, "hanging", grace=6)
     assert finished[2].ended.endswith("failed")
     for worker in finished[:2]:
         assert len(worker.stderr.splitlines()) == 1
