@@ -6,7 +6,6 @@ Shapes: P workers. Times are in seconds.
 from __future__ import annotations
 
 import json
-import platform
 import resource
 import statistics
 import time
@@ -27,8 +26,8 @@ from adapters.runtime.report import Measured, Report, Traffic
 from adapters.runtime.shard import Shard
 from adapters.runtime.worker import Worker
 from adapters.stages import Stage, timed
+from formulations import environment
 from formulations.cluster import Cluster
-from formulations.environment import num_cores
 
 _WARM_UP = 5
 #: Repeats of what is measured apart: messages without computing, computing without messages.
@@ -93,8 +92,8 @@ def bench(worker: Worker, num_batches: int, inputs: Sequence[Tensor | None], bat
         waiting=statistics.median(waiting),
         without_messages=sum(steps),
         processor=statistics.fmean(processor),
-        host=platform.node(),
-        cores=num_cores(),
+        machine=environment.machine(),
+        cores=environment.cores(),
         shard_bytes=shard.num_bytes,
         peak_bytes=peak_bytes(),
         messages=messages.tolist(),

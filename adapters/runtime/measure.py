@@ -33,8 +33,9 @@ _REPEATS, _MOST_REPEATS = 5, 50
 #: What all sending to all should take. Where messages cross, the first of their bytes go at less than the rate: at
 #: 10 Mbit/s four workers took 1.4 times as long as their bytes with 40 KiB to each other, 1.1 times with 262 KiB.
 _LONG_ENOUGH_FOR_ALL = 0.5
-#: How long multiplications beside messages should take, and how often: next to other programs one time says little.
-_BESIDE, _BESIDE_REPEATS = 0.05, 15
+#: How long multiplications beside messages should take, how often, since next to other programs one time says little,
+#: and of how many layers at least.
+_BESIDE, _BESIDE_REPEATS, _BESIDE_LAYERS = 0.05, 15, 4
 #: Numbers of a long message: in the first one, and in any.
 _FIRST_LONG, _LONGEST = 2**16, 2**20
 _NUMBER_BYTES = 4
@@ -75,9 +76,8 @@ def measured(group: Group, batch: int, width: int, show: Callable[[str], None] =
     took = _all_at_once(group, num_bytes, _repeats(seconds))
     found = rates.with_all_at_once(found, num_bytes, took)
     show("multiplications beside messages")
-    num_bytes *= min(1.0, _BESIDE / took)
-    layers = max(1, round(min(took, _BESIDE) * found.macs_per_second[group.rank] / (batch * width**2)))
-    beside = _beside(group, num_bytes, _Layer(batch, width, group.device), layers)
+    seconds = min(took, _BESIDE)
+    beside = _beside(group, num_bytes * (seconds / took), seconds, computing[group.rank], batch, width)
     overhead = [rates.Beside(**one).overhead_seconds_per_byte for one in _shared(group, "beside", asdict(beside))]
     return rates.rounded(replace(found, overhead_seconds_per_byte=np.array(overhead)))
 
@@ -125,9 +125,17 @@ def _layer_seconds(batch: int, width: int, device: torch.device) -> float:
     return statistics.median(found[1:])  # the first warms up
 
 
-def _beside(group: Group, num_bytes: FloatArray, layer: _Layer, num_layers: int) -> rates.Beside:
-    """This worker's multiplications without messages, and while all send to all."""
-    exchange = _to_all(group, num_bytes)
+def _beside(
+    group: Group, num_bytes: FloatArray, seconds: float, speed: Computing, batch: int, width: int
+) -> rates.Beside:
+    """This worker's multiplications without messages, and while all send to all.
+
+    Args:
+        seconds: how long they should take; layers are made narrower until there are a few.
+    """
+    width = max(1, min(width, math.isqrt(int(seconds / _BESIDE_LAYERS * speed.macs_per_second / batch))))
+    num_layers = max(1, round(seconds / (speed.layer_seconds + batch * width**2 / speed.macs_per_second)))
+    layer, exchange = _Layer(batch, width, group.device), _to_all(group, num_bytes)
     handled = sum(sum(numbers.values()) for numbers in (exchange.transfer.sends, exchange.transfer.receives))
     alone, beside, both = [], [], []
     for _ in range(_BESIDE_REPEATS + 1):

@@ -34,7 +34,8 @@ class Exchange:
         self._tag = tag
         self._out = Buffer(transfer.sends, transfer.dtype, wire, group.device)
         self._in = Buffer(transfer.receives, transfer.dtype, wire, group.device)
-        self._expecting = self._started = False
+        self._expected: str | None = None  # the way in which the batch that is expected comes
+        self._started = False
         self._receives: list[Any] = []
         self._sends: list[Any] = []
         # What is under way: with whom, and what to wait for.
@@ -57,16 +58,18 @@ class Exchange:
         """
         if self._started:
             raise RuntimeError(f"exchange {self.transfer.name!r} is under way; finish it first")
-        if self._expecting and batch != self._out.batch:
+        if self._expected is not None and batch != self._out.batch:
             raise RuntimeError(f"exchange {self.transfer.name!r} expects {self._out.batch} examples, not {batch}")
-        if self._expecting:
+        if self._expected is not None:
             return
-        self._expecting = True
         if batch != self._out.batch:
             self.drain()
             self._out.resize(batch)
             self._in.resize(batch)
             self._receives, self._sends = self._group.operations(self._in, self._out, self._tag)
+        if not (self._out.peers or self._in.peers):
+            return  # a worker that has no part in it starts and finishes nothing
+        self._expected = self.way
         if batch and self.way == POINT_TO_POINT and self._group.receives_ahead:
             self._receiving = self._group.post(self._receives, self.transfer.name)
 
@@ -84,12 +87,12 @@ class Exchange:
 
     def start(self) -> None:
         """Send what was written, and receive, in the background. Raises WorkerError."""
-        self._expecting, self._started = False, True
+        way, self._expected, self._started = self._expected, None, True
         self._out.pack()
         if self._out.batch == 0 or not (self._out.peers or self._in.peers):
             return
         name = self.transfer.name
-        if self.way == ALL_TO_ALL:
+        if way == ALL_TO_ALL:
             self._receiving = [(self._in.peers, self._group.post_to_all(self._in, self._out, name))]
         elif self._group.receives_ahead:
             self._sending = self._group.post(self._sends, name)
@@ -100,7 +103,7 @@ class Exchange:
             self.counters.bytes_sent[peer] += message.numel()
 
     def finish(self) -> dict[int, torch.Tensor]:
-        """By rank: batch × numbers, flat; valid until the next `outgoing`. Raises WorkerError."""
+        """By rank: batch × numbers, flat; valid until the next `expect` or `outgoing`. Raises WorkerError."""
         if not self._started:
             raise RuntimeError(f"exchange {self.transfer.name!r} was not started")
         self._wait(self._receiving)

@@ -68,7 +68,7 @@ class Measured:
         computing, waiting: medians; the time that messages cost the worker's own processor is in `computing`.
         without_messages: computing alone, without anything to send or wait for; a mean.
         processor: of all threads of the process; a mean.
-        host, cores: the machine, and how many of its cores the worker may use.
+        machine, cores: which one, and which of its cores the worker may use.
         shard_bytes, peak_bytes: of the stored tensors, and of the whole process at most.
         messages: P; to each other worker, per batch.
     """
@@ -79,8 +79,8 @@ class Measured:
     waiting: float
     without_messages: float
     processor: float
-    host: str
-    cores: int
+    machine: str
+    cores: list[int]
     shard_bytes: int
     peak_bytes: int
     messages: list[float]
@@ -129,9 +129,12 @@ class Report:
     @property
     def busy(self) -> float:
         """The share of the batches' time in which workers keep the cores of their machine busy, on the busiest one."""
-        hosts = {(worker.host, worker.cores) for worker in self.workers}
-        used = (sum(one.processor for one in self.workers if one.host == host) / cores for host, cores in hosts)
-        return max(used) / statistics.fmean(self.seconds)
+        found = []
+        for machine in {worker.machine for worker in self.workers}:
+            here = [worker for worker in self.workers if worker.machine == machine]
+            cores = {core for worker in here for core in worker.cores}
+            found.append(sum(worker.processor for worker in here) / len(cores))
+        return max(found) / statistics.fmean(self.seconds)
 
     def content(self) -> dict[str, Any]:
         """For JSON."""

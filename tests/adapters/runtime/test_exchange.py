@@ -113,9 +113,9 @@ def test_no_two_workers_send_to_the_same_first(right):
 
 def test_what_is_expected_arrives_before_it_is_asked_for(right):
     """anna's 200,000 numbers are taken while bert waits for her word, which she gives after that; and what is expected
-    is not expected again, for another batch or under way."""
+    is not expected again, for another batch or under way. cleo has no part in it: any batch is as good."""
     refusals = ["exchange 'expected' expects 2 examples, not 3", "exchange 'expected' is under way; finish it first"]
-    assert [worker["expected"][0] for worker in right] == [refusals] * 3
+    assert [worker["expected"][0] for worker in right] == [refusals, refusals, refusals[1:]]
     assert right[1]["expected"][1] == {"0": [200_000, 7010, 7010 + 199_999]}
 
 

@@ -246,7 +246,7 @@ def test_the_report(ran, folder, cnn, mlp):
         assert worker["messages"] == [sum(rank in transfer.sends for transfer in shard.transfers) for rank in range(3)]
     used = sum(worker["processor"] for worker in content["workers"])  # all on this machine
     slowest = np.max([worker["seconds"] for worker in content["workers"]], axis=0)
-    assert content["busy"] == pytest.approx(used / content["workers"][0]["cores"] / slowest.mean())
+    assert content["busy"] == pytest.approx(used / len(content["workers"][0]["cores"]) / slowest.mean())
     assert "bytes as predicted" in ran["bench"][0].stderr
     assert "because of the wire" in ran["bench"][0].stderr
     assert ran["random"][0].stdout.startswith("3 batches of 7: median ")

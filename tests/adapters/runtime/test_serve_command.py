@@ -8,16 +8,23 @@ import re
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from torch import nn
 
 from adapters.local_workers import run_distributed
 from adapters.runtime import launch as launching
 from adapters.runtime.launch import launch
 from adapters.runtime.overlap import Timeline, overlapped
+from adapters.runtime.report import Measured, Report
 from adapters.runtime.serve import main
+from adapters.shards import wired
+from adapters.wiring import Wiring
+from formulations import Cluster
 from tests.adapters.lockstep import program_and_model
 from tests.adapters.networks import network
 from tests.adapters.runtime.serving import ROOT, placed, processes_of, wait_for
@@ -60,6 +67,33 @@ def test_run_distributed(plan, input_mode):
     _, made = plan
     found = run_distributed(made.shards, made.inputs, batch=50, input_mode=input_mode, timeout_seconds=100)
     torch.testing.assert_close(found, made.outputs, rtol=0, atol=1e-5 * float(made.outputs.abs().max()))
+
+
+def test_a_worker_with_inputs_only():
+    """A sensor, which has no part in what crosses for later layers: seven examples, four at a time."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4)).eval()
+    inputs = torch.randn(7, 6)
+    program = program_and_model(model, [inputs])
+    graph = program.graph
+    worker = np.arange(graph.num_units) % 2
+    worker[graph.inputs[0]] = [0, 0, 1, 1, 2, 2]
+    wiring = Wiring(
+        program=program, cluster=Cluster.equal(3), holds=worker[:, None] == np.arange(3), kept=_all_kept(graph),
+        partials=(False, False), sent=(), weights=model.state_dict(),
+    )  # fmt: skip
+    wiring = replace(wiring, sent=tuple(map(wiring.needed, range(len(graph.activations)))))
+    shards = wired(wiring)
+    assert [bool(transfer.sends or transfer.receives) for transfer in shards[2].transfers] == [True, False]
+    found = run_distributed(shards, inputs, batch=4, timeout_seconds=100)
+    torch.testing.assert_close(found, model(inputs))
+
+
+def _all_kept(graph):
+    return tuple(
+        np.ones((layer.num_neurons, graph.activations[layer.activation].num_channels), dtype=bool)
+        for layer in graph.layers
+    )
 
 
 def test_a_worker_that_hangs(plan, tmp_path, monkeypatch):
@@ -176,3 +210,19 @@ def test_workers_that_wait_for_each_other_have_no_overlap():
     waits = [("receive", 0, 0.0), ("send", 0, 0.0)]
     with pytest.raises(RuntimeError, match="wait for each other"):
         overlapped([Timeline(waits, [1.0], [[1]]), Timeline(waits, [1.0], [[0]])])
+
+
+def _measured(name, machine, cores, processor):
+    return Measured(
+        name=name, seconds=[2.0, 4.0], computing=1.0, waiting=1.0, without_messages=1.0, processor=processor,
+        machine=machine, cores=cores, shard_bytes=1, peak_bytes=1, messages=[0.0] * 3,
+    )  # fmt: skip
+
+
+def test_how_busy_cores_are_by_hand():
+    """Batches take 3 s on average. Of one machine a has core 0, b has 0 and 1; together they use 3 of its 6 s. c has
+    another machine, and a single core of it, to itself."""
+    workers = (_measured("a", "m", [0], 1.0), _measured("b", "m", [0, 1], 2.0), _measured("c", "n", [0], 0.75))
+    rest = dict.fromkeys(("batch", "wire", "way", "traffic", "predicted", "overlapped", "wire_error"))
+    assert Report(workers=workers, **rest).busy == 0.5
+    assert Report(workers=(*workers[:2], replace(workers[2], processor=2.25)), **rest).busy == 0.75
