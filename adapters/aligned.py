@@ -1,4 +1,4 @@
-"""Tables as plain text."""
+"""Tables and times as plain text."""
 
 from __future__ import annotations
 
@@ -15,3 +15,8 @@ def aligned(rows: Sequence[Sequence[str]], num_left: int) -> list[str]:
         ).rstrip()
         for row in rows
     ]
+
+
+def ms(seconds: float) -> str:
+    """In milliseconds, with three decimals."""
+    return f"{1000 * seconds:.3f}"

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from adapters.aligned import ms
 from adapters.graph import LayerGraph, layer_graph
 from adapters.guarantee import Guarantee, guarantee
 from adapters.latency import alone, direct_parallel, predicted
@@ -32,8 +33,8 @@ class Times:
     alone: tuple[str, float] | None
 
     def __str__(self) -> str:
-        one = "nobody holds it alone" if self.alone is None else f"{self.alone[0]} alone {_ms(self.alone[1])}"
-        said = f"predicted per example: {_ms(self.plan)}, direct parallel {_ms(self.direct)}, {one}"
+        one = "nobody holds it alone" if self.alone is None else f"{self.alone[0]} alone {ms(self.alone[1])} ms"
+        said = f"predicted per example: {ms(self.plan)} ms, direct parallel {ms(self.direct)} ms, {one}"
         return f"{said}, which is fastest" if self.alone is not None and self.alone[1] < self.plan else said
 
     def as_json(self) -> dict[str, Any]:
@@ -120,7 +121,3 @@ def output_error(plan: PartitionPlan, model: nn.Module, calibration: Sequence[Te
     except InputError as error:
         return OutputError(None, str(error))
     return OutputError(found, found.reason)
-
-
-def _ms(seconds: float) -> str:
-    return f"{1000 * seconds:.3f} ms"

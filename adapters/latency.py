@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from adapters.aligned import ms
 from adapters.stages import FloatArray, Latency, Stage, timed
 from formulations.cluster import Cluster
 
@@ -198,7 +199,7 @@ class Choice:
 
     def __str__(self) -> str:
         everyone = tuple(range(len(self.worker_names)))
-        ours, whole = (_ms(self.seconds[workers]) + " ms" for workers in (self.workers, everyone))
+        ours, whole = (ms(self.seconds[workers]) + " ms" for workers in (self.workers, everyone))
         if math.isinf(self.seconds[everyone]):
             whole = "no plan can be made"
         if self.workers == everyone:
@@ -244,7 +245,3 @@ def only(cluster: Cluster, workers: Iterable[int]) -> Cluster:
 
 def _without(workers: tuple[int, ...], worker: int) -> tuple[int, ...]:
     return tuple(other for other in workers if other != worker)
-
-
-def _ms(seconds: float) -> str:
-    return f"{1000 * seconds:.3f}"

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from adapters.aligned import aligned
+from adapters.aligned import aligned, ms
 from formulations import validation
 from formulations.cluster import Cluster
 from formulations.errors import InputError
@@ -63,8 +63,8 @@ class Latency:
         rows = [("layer", "last worker", "compute", "network", "waiting", "ms")]
         for index, (name, worker) in enumerate(zip(self.names, last, strict=True)):
             times = (part[index, worker] for part in (self.compute, self.network, self.waiting))
-            rows.append((name, self.worker_names[worker], *map(_ms, times), _ms(self.seconds[index])))
-        rows.append(("total", "", "", "", "", _ms(self.total)))
+            rows.append((name, self.worker_names[worker], *map(ms, times), ms(self.seconds[index])))
+        rows.append(("total", "", "", "", "", ms(self.total)))
         return "\n".join(aligned(rows, num_left=2))
 
 
@@ -123,19 +123,16 @@ class Stage:
             for key, macs in (("first", first), ("own", own), ("in all", in_all))
         }
         used = (self.num_bytes > 0) & ~np.eye(cluster.num_workers, dtype=bool)
-        there = np.where(used, seconds["first"][:, None] + self._under_way(cluster, batch, used), 0.0).max(axis=0)
-        handled = batch * np.where(used, self.num_bytes, 0.0)
-        overhead = (handled.sum(axis=0) + handled.sum(axis=1)) * cluster.overhead_seconds_per_byte
-        return seconds["in all"] + overhead, there, np.maximum(there - seconds["own"] - overhead, 0.0)
-
-    def _under_way(self, cluster: Cluster, batch: int, used: NDArray[np.bool_]) -> FloatArray:
-        """P×P (from, to): each message's own time, as far as it is used."""
         num_bytes = batch * np.where(used, self.num_bytes, 0.0)
+        sent, received = num_bytes.sum(axis=1), num_bytes.sum(axis=0)
         rates = np.where(used, cluster.bytes_per_second, 1.0)  # the diagonal has none
-        sent = num_bytes.sum(axis=1) / cluster.egress_bytes_per_second
-        received = num_bytes.sum(axis=0) / cluster.ingress_bytes_per_second
-        found: FloatArray = cluster.seconds + np.maximum(num_bytes / rates, np.maximum(sent[:, None], received))
-        return found
+        cards = np.maximum(
+            (sent / cluster.egress_bytes_per_second)[:, None], received / cluster.ingress_bytes_per_second
+        )
+        under_way = cluster.seconds + np.maximum(num_bytes / rates, cards)
+        there = np.where(used, seconds["first"][:, None] + under_way, 0.0).max(axis=0)
+        overhead = (sent + received) * cluster.overhead_seconds_per_byte
+        return seconds["in all"] + overhead, there, np.maximum(there - seconds["own"] - overhead, 0.0)
 
 
 def timed(stages: Sequence[Stage], cluster: Cluster, batch: int = 1) -> Latency:
@@ -154,7 +151,3 @@ def timed(stages: Sequence[Stage], cluster: Cluster, batch: int = 1) -> Latency:
     times = np.array([stage.times(cluster, batch) for stage in stages]).reshape(len(stages), 3, cluster.num_workers)
     names = tuple(stage.name for stage in stages)
     return Latency(names, cluster.worker_names, times[:, 0], times[:, 1], times[:, 2])
-
-
-def _ms(seconds: float) -> str:
-    return f"{1000 * seconds:.3f}"

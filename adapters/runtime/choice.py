@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import statistics
-import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from adapters.runtime.point import ALL_TO_ALL, POINT_TO_POINT
+from adapters.runtime.point import ALL_TO_ALL, POINT_TO_POINT, seconds_of
 
 if TYPE_CHECKING:
     from adapters.runtime.exchange import Group
@@ -60,6 +59,8 @@ def _measured(group: Group, exchanges: Sequence[Exchange], way: str, batch: int)
     """Seconds that the slowest worker takes for all of them, one after the other."""
     for exchange in exchanges:
         exchange.way = way
+        for values in exchange.outgoing(batch).values():
+            values.zero_()
     first = _of_the_slowest(group, [_once(group, exchanges, batch) for _ in range(_WARM_UP)])
     repeats = min(_MOST, max(_LEAST, int(_SECONDS / first)))
     return _of_the_slowest(group, [_once(group, exchanges, batch) for _ in range(repeats)])
@@ -67,15 +68,7 @@ def _measured(group: Group, exchanges: Sequence[Exchange], way: str, batch: int)
 
 def _once(group: Group, exchanges: Sequence[Exchange], batch: int) -> float:
     group.barrier()
-    begin = time.perf_counter()
-    for exchange in exchanges:  # as a worker does
-        exchange.expect(batch)
-    for exchange in exchanges:
-        for values in exchange.outgoing(batch).values():
-            values.zero_()
-        exchange.start()
-        exchange.finish()
-    return time.perf_counter() - begin
+    return seconds_of(exchanges, batch)
 
 
 def _of_the_slowest(group: Group, seconds: Sequence[float]) -> float:

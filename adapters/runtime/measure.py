@@ -22,6 +22,7 @@ import torch
 from adapters.runtime import rates
 from adapters.runtime.exchange import Exchange, Group
 from adapters.runtime.messages import Transfer
+from adapters.runtime.point import seconds_of
 from adapters.runtime.rates import Computing, FloatArray, Message
 from formulations.cluster import Cluster
 
@@ -187,7 +188,7 @@ def _all_at_once(group: Group, num_bytes: FloatArray, repeats: int) -> float:
     exchange, times = _to_all(group, num_bytes), []
     for _ in range(repeats + 1):
         group.barrier()
-        times.append(_seconds(exchange))
+        times.append(seconds_of([exchange], 1))
     last = np.array(_shared(group, "all", times)).max(axis=0)
     return float(np.median(last[1:]))  # the first warms up
 
@@ -215,20 +216,8 @@ def _round_trips(
     times = []
     if group.rank == center or group.rank in counts:
         for _ in range(repeats + 1):
-            times.append(_seconds(*ways))
+            times.append(seconds_of(ways, 1))
     return tuple(_shared(group, name, times[1:])[center])  # the first warms up
-
-
-def _seconds(*exchanges: Exchange) -> float:
-    """Of one after the other."""
-    begin = time.perf_counter()
-    for exchange in exchanges:  # as a worker does
-        exchange.expect(1)
-    for exchange in exchanges:
-        exchange.outgoing(1)
-        exchange.start()
-        exchange.finish()
-    return time.perf_counter() - begin
 
 
 def _outward(group: Group, name: str, center: int, counts: Mapping[int, int]) -> Exchange:

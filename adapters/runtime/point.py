@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -58,9 +59,9 @@ class Exchange:
         """
         if self._started:
             raise RuntimeError(f"exchange {self.transfer.name!r} is under way; finish it first")
-        if self._expected is not None and batch != self._out.batch:
-            raise RuntimeError(f"exchange {self.transfer.name!r} expects {self._out.batch} examples, not {batch}")
         if self._expected is not None:
+            if batch != self._out.batch:
+                raise RuntimeError(f"exchange {self.transfer.name!r} expects {self._out.batch} examples, not {batch}")
             return
         if batch != self._out.batch:
             self.drain()
@@ -126,3 +127,19 @@ class Exchange:
             for peer in peers:
                 self.counters.seconds_waited[peer] += seconds / len(peers)
         works.clear()
+
+
+def seconds_of(exchanges: Sequence[Exchange], batch: int) -> float:
+    """How long they take one after the other, all expected first as a worker does; what lies there is sent.
+
+    Raises:
+        WorkerError: another worker does not do its part.
+    """
+    begin = time.perf_counter()
+    for exchange in exchanges:
+        exchange.expect(batch)
+    for exchange in exchanges:
+        exchange.outgoing(batch)
+        exchange.start()
+        exchange.finish()
+    return time.perf_counter() - begin

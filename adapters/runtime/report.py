@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from adapters.aligned import aligned
+from adapters.aligned import aligned, ms
 from adapters.stages import Latency
 
 if TYPE_CHECKING:
@@ -158,8 +158,8 @@ class Report:
 
     def __str__(self) -> str:
         lines = [
-            f"{len(self.seconds)} batches of {self.batch}: median {_ms(self.median)} ms, p95 {_ms(self.p95)} ms, "
-            f"{self.batch / self.median:.0f} examples per second; predicted {_ms(self.predicted.total)} ms",
+            f"{len(self.seconds)} batches of {self.batch}: median {ms(self.median)} ms, p95 {ms(self.p95)} ms, "
+            f"{self.batch / self.median:.0f} examples per second; predicted {ms(self.predicted.total)} ms",
             f"sent {self.way}, numbers {self.wire}; time {self.overlap:.2f} × that of perfect overlap, "
             f"cores {self.busy:.0%} busy",
         ]
@@ -174,8 +174,8 @@ class Report:
         rows = [("worker", *times, "shard MB", "peak MB")]
         for index, worker in enumerate(self.workers):
             rows.append((
-                worker.name, _ms(worker.computing), _ms(self.predicted.compute[:, index].sum()), _ms(worker.waiting),
-                _ms(self.predicted.waiting[:, index].sum()), _ms(worker.processor), f"{worker.shard_bytes / 1e6:.2f}",
+                worker.name, ms(worker.computing), ms(self.predicted.compute[:, index].sum()), ms(worker.waiting),
+                ms(self.predicted.waiting[:, index].sum()), ms(worker.processor), f"{worker.shard_bytes / 1e6:.2f}",
                 f"{worker.peak_bytes / 1e6:.0f}",
             ))  # fmt: skip
         return rows
@@ -189,7 +189,3 @@ class Report:
                         (f"{worker.name} → {other.name}", f"{messages:g}", *(f"{n / num_batches:.12g}" for n in both))
                     )
         return rows
-
-
-def _ms(seconds: float) -> str:
-    return f"{1000 * seconds:.3f}"

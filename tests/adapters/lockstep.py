@@ -122,16 +122,29 @@ def scattered(program: Program, num_workers: int, weights: Mapping[str, Tensor],
         random.random((layer.num_neurons, graph.activations[layer.activation].num_channels)) > 1 / 3
         for layer in graph.layers
     )
+    partials = tuple(bool(random.random() < 0.5) for _ in graph.layers)
+    return placed_on(worker, num_workers, program, kept, partials, weights)
+
+
+def placed_on(
+    worker: NDArray[np.int64],
+    num_workers: int,
+    program: Program,
+    kept: tuple[NDArray[np.bool_], ...],
+    partials: tuple[bool, ...],
+    weights: Mapping[str, Tensor],
+) -> Wiring:
+    """Every unit on its worker, where what is needed is sent."""
     wiring = Wiring(
         program=program,
         cluster=Cluster.equal(num_workers),
         holds=worker[:, None] == np.arange(num_workers),
         kept=kept,
-        partials=tuple(bool(random.random() < 0.5) for _ in graph.layers),
+        partials=partials,
         sent=(),
         weights=weights,
     )
-    return replace(wiring, sent=tuple(map(wiring.needed, range(len(graph.activations)))))
+    return replace(wiring, sent=tuple(map(wiring.needed, range(len(program.graph.activations)))))
 
 
 def program_and_model(model: nn.Module, inputs: Sequence[Tensor]) -> Program:

@@ -23,9 +23,7 @@ from adapters.runtime.overlap import Timeline, overlapped
 from adapters.runtime.report import Measured, Report
 from adapters.runtime.serve import main
 from adapters.shards import wired
-from adapters.wiring import Wiring
-from formulations import Cluster
-from tests.adapters.lockstep import program_and_model
+from tests.adapters.lockstep import placed_on, program_and_model
 from tests.adapters.networks import network
 from tests.adapters.runtime.serving import ROOT, placed, processes_of, wait_for
 
@@ -78,22 +76,11 @@ def test_a_worker_with_inputs_only():
     graph = program.graph
     worker = np.arange(graph.num_units) % 2
     worker[graph.inputs[0]] = [0, 0, 1, 1, 2, 2]
-    wiring = Wiring(
-        program=program, cluster=Cluster.equal(3), holds=worker[:, None] == np.arange(3), kept=_all_kept(graph),
-        partials=(False, False), sent=(), weights=model.state_dict(),
-    )  # fmt: skip
-    wiring = replace(wiring, sent=tuple(map(wiring.needed, range(len(graph.activations)))))
-    shards = wired(wiring)
+    kept = (np.ones((8, 6), dtype=bool), np.ones((4, 8), dtype=bool))
+    shards = wired(placed_on(worker, 3, program, kept, (False, False), model.state_dict()))
     assert [bool(transfer.sends or transfer.receives) for transfer in shards[2].transfers] == [True, False]
     found = run_distributed(shards, inputs, batch=4, timeout_seconds=100)
     torch.testing.assert_close(found, model(inputs))
-
-
-def _all_kept(graph):
-    return tuple(
-        np.ones((layer.num_neurons, graph.activations[layer.activation].num_channels), dtype=bool)
-        for layer in graph.layers
-    )
 
 
 def test_a_worker_that_hangs(plan, tmp_path, monkeypatch):
